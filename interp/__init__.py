@@ -1,0 +1,75 @@
+"""Mechanistic interpretability of attention: one pass of the model, every head watched through one hook.
+
+Names are imported when they are first used, so that `import interp` and `interp --help` do not load torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from circuits.find_heads import find_heads
+    from interp.attention.capture import capture_patterns
+    from interp.attention.scan import scan
+    from interp.errors import (
+        AnalysisWarning,
+        HookNotLive,
+        InputError,
+        InterpError,
+        ModelNotSupported,
+        ResultFormatError,
+    )
+    from interp.heads import HeadRef
+    from interp.model.load import load
+    from interp.model.model import Model
+    from interp.results import HeadScores, TokenMap, load_result
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnalysisWarning",
+    "HeadRef",
+    "HeadScores",
+    "HookNotLive",
+    "InputError",
+    "InterpError",
+    "Model",
+    "ModelNotSupported",
+    "ResultFormatError",
+    "TokenMap",
+    "__version__",
+    "capture_patterns",
+    "find_heads",
+    "load",
+    "load_result",
+    "scan",
+]
+
+_MODULE_OF = {
+    "AnalysisWarning": "interp.errors",
+    "HeadRef": "interp.heads",
+    "HeadScores": "interp.results",
+    "HookNotLive": "interp.errors",
+    "InputError": "interp.errors",
+    "InterpError": "interp.errors",
+    "Model": "interp.model.model",
+    "ModelNotSupported": "interp.errors",
+    "ResultFormatError": "interp.errors",
+    "TokenMap": "interp.results",
+    "capture_patterns": "interp.attention.capture",
+    "find_heads": "circuits.find_heads",
+    "load": "interp.model.load",
+    "load_result": "interp.results",
+    "scan": "interp.attention.scan",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'interp' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
