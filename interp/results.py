@@ -1,0 +1,30 @@
+"""The values that analyses return: `HeadScores`, `TokenMap`, their `Provenance`, and the way back from disk."""
+
+from pathlib import Path
+
+from interp.errors import ResultFormatError
+from interp.head_scores import HeadScores
+from interp.provenance import Provenance, hash_prompts
+from interp.storage import read_result
+from interp.token_map import TokenEntry, TokenMap
+
+__all__ = ["HeadScores", "Provenance", "TokenEntry", "TokenMap", "hash_prompts", "load_result"]
+
+_KINDS = (HeadScores, TokenMap)
+
+
+def load_result(directory: str | Path) -> HeadScores | TokenMap:
+    """Read a saved result of any kind.
+
+    Raises:
+        ResultFormatError: it is missing, damaged, of a kind nobody knows, or newer than this version.
+    """
+    stored = read_result(directory)
+    for kind in _KINDS:
+        if stored.kind == kind.KIND:
+            return kind.from_stored(stored, directory)
+    known = ", ".join(kind.KIND for kind in _KINDS)
+    raise ResultFormatError(
+        f"The result in {directory} is of the unknown kind {stored.kind!r}: expected one of {known}; upgrade interp, "
+        "or check that the file was not edited."
+    )

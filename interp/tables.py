@@ -1,0 +1,52 @@
+"""Small HTML tables for notebooks: self-contained, escaped, styled under one root class."""
+
+from collections.abc import Sequence
+
+from jinja2 import Environment, StrictUndefined
+
+# Token text comes from models and users, so every value is escaped; a forgotten variable is an error.
+_ENVIRONMENT = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+_TABLE = _ENVIRONMENT.from_string("""\
+<div class="interp-result">
+<style>
+.interp-result table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.interp-result th, .interp-result td { padding: 0.15em 0.7em; text-align: left; white-space: pre; }
+.interp-result thead th { border-bottom: 1px solid currentColor; }
+.interp-result caption { text-align: left; font-weight: bold; white-space: normal; }
+.interp-result p { margin: 0.3em 0; font-size: 85%; }
+</style>
+<table>
+<caption>{{ caption }}</caption>
+<thead><tr>{% for header in headers %}<th scope="col">{{ header }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in rows %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+{% for note in notes %}
+<p>{{ note }}</p>
+{% endfor %}
+</div>
+""")
+
+
+def html_table(*, caption: str, headers: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """An HTML table with a caption above and one paragraph per note below; all text is escaped."""
+    return _TABLE.render(caption=caption, headers=headers, rows=rows, notes=notes)
+
+
+def number(value: float | None) -> str:
+    """A number in at most four significant digits; NaN and None are dashes."""
+    return "–" if value is None or value != value else f"{value:.4g}"
+
+
+def visible(token: str) -> str:
+    """Token text on one line, with line breaks and tabs shown as escapes.
+
+    Example:
+        >>> visible("a\\nb")
+        'a\\\\nb'
+    """
+    return token.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
