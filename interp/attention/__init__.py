@@ -1,0 +1,1 @@
+"""The one hook into attention: row blocks, readers, editors, sessions. Knows torch modules, not `interp.Model`."""

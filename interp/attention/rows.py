@@ -1,0 +1,153 @@
+"""What a participant sees: blocks of attention rows, whole layer calls, and the tokens they belong to.
+
+Vocabulary:
+    position   column of the token tensor, padding included, counted from the start of the sequence (not of the call)
+    call       one run of one layer's attention: the whole prompt (prefill) or, while decoding, the new tokens
+    block      some query rows of one call, over the keys that any of them can see
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """The tokens of one sequence batch as known when a forward pass starts.
+
+    Attributes:
+        tokens: ids of every position seen so far, ``[batch, position]``; -1 where only embeddings were given;
+            None for streams without token ids (image patches).
+        valid: False at padding, ``[batch, position]``; None when nothing is padded or nothing is known.
+        past: positions already in the cache before this pass; 0 at prefill.
+    """
+
+    tokens: Int[Tensor, "batch position"] | None
+    valid: Bool[Tensor, "batch position"] | None
+    past: int
+
+    @cached_property
+    def first_valid(self) -> Int[Tensor, " batch"] | None:
+        """Position of the first real token of each sequence (more than 0 under left padding)."""
+        if self.tokens is None and self.valid is None:
+            return None
+        if self.valid is None:
+            assert self.tokens is not None
+            return torch.zeros(self.tokens.shape[0], dtype=torch.long, device=self.tokens.device)
+        return self.valid.long().argmax(-1)
+
+
+@dataclass(eq=False, kw_only=True)
+class AttentionRows:
+    """One block of attention rows, valid only while the participant's method runs: clone what you keep.
+
+    Attributes:
+        layer: zero-based layer inside its stack.
+        kind: ``"self"``, ``"encoder"``, ``"cross"`` or ``"vision"``.
+        pattern: probabilities ``[batch, head, query, key]``, float32; rows sum to 1, or to less with a sink logit;
+            rows of fully masked (padding) queries are zero.
+        scores: the scaled, soft-capped and biased scores before the softmax, same shape; masked entries hold the
+            smallest finite float32. Present until an editor has changed the pattern, then None.
+        queries: absolute position of every query row, ascending.
+        keys: absolute position of every key column; a run of consecutive numbers.
+        stream: the tokens of the queries; `key_stream` those of the keys (another one only for cross attention).
+        decoding: True when the call continues a cache.
+        sink_logit: True when a learned sink logit takes part of every row's mass (GPT-OSS).
+    """
+
+    layer: int
+    kind: str
+    pattern: Float[Tensor, "batch head query key"]
+    scores: Float[Tensor, "batch head query key"] | None
+    queries: Int[Tensor, " query"]
+    keys: Int[Tensor, " key"]
+    stream: Stream
+    key_stream: Stream
+    decoding: bool
+    sink_logit: bool
+
+    @cached_property
+    def query_valid(self) -> Bool[Tensor, "batch query"] | None:
+        """False for padding queries, whose rows mean nothing; None when no query is padding."""
+        return _columns(self.stream.valid, self.queries)
+
+    @cached_property
+    def key_valid(self) -> Bool[Tensor, "batch key"] | None:
+        """False for padding keys; None when no key is padding."""
+        return _columns(self.key_stream.valid, self.keys)
+
+    @cached_property
+    def entropy(self) -> Float[Tensor, "batch head query"]:
+        """Shannon entropy of every row in nats, in [0, log(number of visible keys)].
+
+        With the scores at hand it is ``logsumexp - sum(pattern * score)``, no logarithm of the map; the log-sum-exp is
+        the largest score minus the logarithm of the largest probability.
+        """
+        if self.scores is None:
+            return -torch.special.xlogy(self.pattern, self.pattern).sum(-1)
+        log_sum_exp = self.scores.amax(-1) - self.pattern.amax(-1).log()
+        mass = self.pattern.sum(-1)
+        expected = torch.empty_like(mass)
+        for head in range(self.pattern.shape[1]):  # one head at a time: the product stays in the cache
+            expected[:, head] = (self.pattern[:, head] * self.scores[:, head]).sum(-1)
+        return torch.where(mass > 0, (mass * log_sum_exp - expected).clamp_min(0), 0)
+
+    def at(self, rows: Int[Tensor, " row"]) -> AttentionRows:
+        """The same block reduced to the query rows with these indices."""
+        return replace(
+            self,
+            pattern=self.pattern.index_select(2, rows),
+            scores=None if self.scores is None else self.scores.index_select(2, rows),
+            queries=self.queries.index_select(0, rows),
+        )
+
+    def edited(self, pattern: Float[Tensor, "batch head query key"]) -> AttentionRows:
+        """The same block with another pattern; its scores no longer describe it and are dropped."""
+        return replace(self, pattern=pattern, scores=None)
+
+
+@dataclass(eq=False, kw_only=True)
+class LayerCall:
+    """One whole attention call of one layer, after its rows were read and edited.
+
+    Attributes:
+        layer, kind, stream, key_stream, decoding: as in `AttentionRows`.
+        query: post-RoPE queries ``[batch, head, query, d_head]``.
+        key, value: post-RoPE keys and values ``[batch, kv_head, key, d_head]``, cache included; query head ``h``
+            uses KV head ``h // (n_heads // n_kv_heads)``.
+        z: head outputs before the output projection, ``[batch, query, head, d_head]``.
+        scale: factor on ``query @ key``.
+        queries, keys: absolute positions.
+        residual: input of the layer's block ``[batch, query, d_model]`` (TransformerLens' ``resid_pre``); None
+            unless a participant asked for it.
+    """
+
+    layer: int
+    kind: str
+    query: Float[Tensor, "batch head query d_head"]
+    key: Float[Tensor, "batch kv_head key d_head"]
+    value: Float[Tensor, "batch kv_head key d_value"]
+    z: Float[Tensor, "batch query head d_value"]
+    scale: float
+    queries: Int[Tensor, " query"]
+    keys: Int[Tensor, " key"]
+    stream: Stream
+    key_stream: Stream
+    decoding: bool
+    residual: Float[Tensor, "batch query d_model"] | None = field(default=None)
+
+    @cached_property
+    def query_valid(self) -> Bool[Tensor, "batch query"] | None:
+        """False for padding queries; None when no query is padding."""
+        return _columns(self.stream.valid, self.queries)
+
+
+def _columns(
+    valid: Bool[Tensor, "batch position"] | None, positions: Int[Tensor, " some"]
+) -> Bool[Tensor, "batch some"] | None:
+    return None if valid is None else valid.to(positions.device).index_select(1, positions)

@@ -1,0 +1,71 @@
+"""Where attention happens in a model: one site per run of an attention module in a forward pass."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+MAIN_KINDS = ("self", "vision")
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """One attention layer.
+
+    Attributes:
+        module_name: path of the attention module inside the Hugging Face model.
+        kind: ``"self"`` (decoder or text encoder), ``"encoder"`` (of an encoder-decoder), ``"cross"``, ``"vision"``.
+        layer: zero-based layer inside its stack.
+        n_heads, n_kv_heads: query heads and key-value heads.
+        d_head: width of one head's output z.
+    """
+
+    module_name: str
+    kind: str
+    layer: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+
+
+class SiteMap:
+    """All sites of one model: for every attention module its sites in the order of its runs within a forward pass.
+
+    A module that shares its weights between layers (ALBERT) has several sites; every other module has one.
+    """
+
+    def __init__(self, hf: nn.Module, runs: Sequence[tuple[nn.Module, AttentionSite]]) -> None:
+        self.hf = hf
+        self.sites: dict[nn.Module, tuple[AttentionSite, ...]] = {}
+        for module, site in runs:
+            self.sites[module] = (*self.sites.get(module, ()), site)
+        kinds = {site.kind for _, site in runs}
+        self.main_kind = "self" if "self" in kinds else "vision"
+
+    def of_kind(self, kind: str) -> list[AttentionSite]:
+        """The sites of one kind, by layer."""
+        found = [site for sites in self.sites.values() for site in sites if site.kind == kind]
+        return sorted(found, key=lambda site: site.layer)
+
+    def module(self, site: AttentionSite) -> nn.Module:
+        """The attention module of a site."""
+        return self.hf.get_submodule(site.module_name)
+
+    def block(self, site: AttentionSite) -> nn.Module:
+        """The transformer block around a site: the module whose path ends at the layer number."""
+        return self.hf.get_submodule(block_path(site.module_name))
+
+
+def block_path(module_name: str) -> str:
+    """Path up to the first number, such as ``model.layers.3`` for ``model.layers.3.self_attn``."""
+    found = re.match(r"^(?:.*?\.)??\d+(?=\.|$)", module_name)
+    return found.group(0) if found else module_name
+
+
+def layer_number(module_name: str) -> int:
+    """First number in a module's path; 0 for modules that carry none."""
+    found = re.search(r"(?:^|\.)(\d+)(?=\.|$)", module_name)
+    return int(found.group(1)) if found else 0

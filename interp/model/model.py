@@ -1,0 +1,215 @@
+"""`Model`: a loaded, probed model and its tokenizer, as everything else in this package takes it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from interp.attention.sites import AttentionSite, SiteMap
+from interp.errors import InputError
+from interp.model.bridge import bridge_view
+from interp.model.probe import Capabilities, output_tensor, probe
+from interp.model.tokens import PaddingSide, TokenBatch, encode, pad, str_tokens
+
+Inputs = str | Sequence[str] | Tensor | TokenBatch
+
+
+class Model:
+    """A model whose attention can be read and edited. Made by `interp.load`.
+
+    Model
+    ├── hf            the Hugging Face model, unchanged
+    ├── tokenizer, processor
+    ├── sites         where attention happens (found by the load-time probe)
+    ├── capabilities  what the probe found out
+    ├── bridge        a TransformerLens TransformerBridge sharing the weights, built when first used
+    └── model(...), model.generate(...), model.to_tokens(...), model.to_str_tokens(...)
+    """
+
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        tokenizer: Any,
+        *,
+        name: str,
+        processor: Any = None,
+        revision: str | None = None,
+    ) -> None:
+        self.hf = hf.eval()
+        self.tokenizer = tokenizer
+        self.processor = processor
+        self.name = name
+        self.revision = revision
+        self.sites: SiteMap
+        self.capabilities: Capabilities
+        self.sites, self.capabilities = probe(hf)
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {self.n_layers} layers x {self.n_heads} heads, {self.dtype}, {self.device})"
+
+    @property
+    def text_config(self) -> PretrainedConfig:
+        """The configuration of the text model (the whole configuration for a text-only model)."""
+        return self.hf.config.get_text_config()
+
+    @property
+    def main_sites(self) -> list[AttentionSite]:
+        """The sites of the main stack by layer: text, or vision for a vision-only model."""
+        return self.sites.of_kind(self.sites.main_kind)
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of the main stack. Hybrid models count their layers without softmax attention too."""
+        found = max(site.layer for site in self.main_sites) + 1
+        configured = getattr(self.text_config, "num_hidden_layers", 0)
+        return max(found, configured) if self.sites.main_kind == "self" else found
+
+    @property
+    def n_heads(self) -> int:
+        """Query heads per layer (the most of any layer)."""
+        return max(site.n_heads for site in self.main_sites)
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Key-value heads per layer; query head ``h`` uses KV head ``h // (n_heads // n_kv_heads)``."""
+        return max(site.n_kv_heads for site in self.main_sites)
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head's output."""
+        return max(site.d_head for site in self.main_sites)
+
+    @property
+    def n_ctx(self) -> int | None:
+        """Longest sequence the model accepts in tokens; None if it sets no limit."""
+        return getattr(self.text_config, "max_position_embeddings", None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.hf.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the parameters as they are, not as a configuration says."""
+        return next(p.dtype for p in self.hf.parameters() if p.is_floating_point())
+
+    @cached_property
+    def bridge(self) -> Any:
+        """A TransformerLens ``TransformerBridge`` on the same weights: change one, change both."""
+        return bridge_view(self.hf, self.tokenizer, self.name)
+
+    def batch(
+        self,
+        inputs: Inputs,
+        *,
+        prepend_bos: bool | None = None,
+        padding_side: PaddingSide = "right",
+    ) -> TokenBatch:
+        """Whatever describes sequences, as one `TokenBatch` on the model's device.
+
+        Arguments:
+            inputs: a text, several texts, a token tensor ``[position]`` or ``[batch, position]`` without padding, or
+                a `TokenBatch`.
+            prepend_bos: None for the tokenizer's own habit; only for texts.
+
+        Raises:
+            InputError: empty prompt, no tokenizer, or more tokens than the context holds.
+        """
+        if isinstance(inputs, TokenBatch):
+            batch = inputs
+        elif isinstance(inputs, Tensor):
+            tokens = inputs[None] if inputs.dim() == 1 else inputs
+            bos = getattr(self.tokenizer, "bos_token_id", None)
+            starts = bos is not None and tokens.shape[1] > 0 and bool((tokens[:, 0] == bos).all())
+            batch = TokenBatch(tokens.long(), torch.ones_like(tokens, dtype=torch.long), starts)
+        else:
+            if self.tokenizer is None:
+                raise InputError(f"{self.name} was loaded without a tokenizer, so text cannot be used. Pass token ids.")
+            texts = [inputs] if isinstance(inputs, str) else list(inputs)
+            if not texts:
+                raise InputError("The list of prompts is empty; expected at least one. Pass some text.")
+            batch = encode(self.tokenizer, texts, prepend_bos=prepend_bos, padding_side=padding_side)
+        self._check_length(batch.tokens)
+        return batch.to(self.device)
+
+    def pad(self, rows: Sequence[Sequence[int]], *, padding_side: PaddingSide = "right") -> TokenBatch:
+        """One `TokenBatch` from token id lists of different lengths."""
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        starts = bos is not None and all(len(row) > 0 and row[0] == bos for row in rows)
+        batch = pad(rows, pad_id=self._pad_id, padding_side=padding_side, prepend_bos=starts)
+        self._check_length(batch.tokens)
+        return batch.to(self.device)
+
+    def to_tokens(self, text: str | Sequence[str], *, prepend_bos: bool | None = None) -> Int[Tensor, "batch position"]:
+        """Token ids of one text, or of several texts of equal length."""
+        batch = self.batch(text, prepend_bos=prepend_bos)
+        if batch.padding_side is not None:
+            raise InputError(
+                "The texts have different lengths, and a plain token tensor cannot say what is padding. "
+                "Use model.batch(texts), which carries the mask."
+            )
+        return batch.tokens
+
+    def to_str_tokens(self, inputs: str | Int[Tensor, " position"] | Sequence[int]) -> list[str]:
+        """Text of every token of one sequence, leading spaces included."""
+        ids = self.to_tokens(inputs)[0].tolist() if isinstance(inputs, str) else [int(i) for i in inputs]
+        return str_tokens(self.tokenizer, ids)
+
+    def __call__(self, inputs: Inputs, **kwargs: Any) -> Float[Tensor, "batch position vocab"]:
+        """Logits. `kwargs` go to the Hugging Face model (``pixel_values``, ``past_key_values``, ...)."""
+        return output_tensor(self.hf(**self.forward_inputs(self.batch(inputs)), **kwargs))
+
+    def generate(self, inputs: Inputs, *, max_new_tokens: int = 32, **kwargs: Any) -> Int[Tensor, "batch position"]:
+        """Greedy continuation (unless `kwargs` say otherwise), prompt included; hooks are live in every step."""
+        if not self.capabilities.generates:
+            raise InputError(f"{self.name} cannot generate text. Use a causal or encoder-decoder language model.")
+        if kwargs.get("num_beams", 1) > 1:
+            raise InputError("Beam search reorders sequences under way, which readers cannot follow. Use num_beams=1.")
+        batch = self.batch(inputs, padding_side="left")
+        if batch.padding_side == "right":
+            raise InputError("Generation needs padding on the left. Use model.batch(texts, padding_side='left').")
+        options = {"do_sample": False, "pad_token_id": self._pad_id, **kwargs}
+        return self.hf.generate(
+            input_ids=batch.tokens, attention_mask=batch.mask, max_new_tokens=max_new_tokens, **options
+        )
+
+    def forward_inputs(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """Keywords for ``hf(...)``: the mask only where something is padded, positions that skip left padding."""
+        inputs: dict[str, Tensor] = {"input_ids": batch.tokens}
+        if batch.padding_side is None:
+            return inputs
+        inputs["attention_mask"] = batch.mask
+        if batch.padding_side == "left" and self._takes_positions:
+            inputs["position_ids"] = (batch.mask.cumsum(-1) - 1).clamp_min(0)
+        return inputs
+
+    @cached_property
+    def _takes_positions(self) -> bool:
+        """RoBERTa-like embeddings derive positions from the padding token and count from another origin."""
+        from_padding = any(
+            name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+            for name, module in self.hf.named_modules()
+        )
+        return "position_ids" in inspect.signature(self.hf.forward).parameters and not from_padding
+
+    @property
+    def _pad_id(self) -> int:
+        ids = (getattr(self.tokenizer, "pad_token_id", None), getattr(self.tokenizer, "eos_token_id", None))
+        return next((i for i in ids if i is not None), 0)
+
+    def _check_length(self, tokens: Int[Tensor, "batch position"]) -> None:
+        if tokens.shape[1] == 0:
+            raise InputError("A prompt is empty; attention needs at least one token. Pass some text.")
+        if self.n_ctx is not None and tokens.shape[1] > self.n_ctx:
+            raise InputError(
+                f"A prompt has {tokens.shape[1]} tokens, but {self.name} takes at most {self.n_ctx}. "
+                "Shorten it or cut it into pieces."
+            )
