@@ -1,0 +1,144 @@
+"""How well a model does the tasks, on held-out combinations, with confidence intervals and chance levels."""
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from circuits.tasks import Task, TaskPrompts, get_task, task_names
+from circuits.tasks.induction import Induction
+from circuits.tasks.relations import RELATIONS, Relations
+from interp.errors import AnalysisWarning, InputError
+from interp.paths import data_dir
+
+INDUCTION_BLOCKS = (10, 25, 50, 100)
+SHARES = ("accuracy", "top-1 accuracy")
+"""Measurements that are right or wrong per prompt; their interval is Wilson's, the others' a bootstrap."""
+BATCH = 64
+RESAMPLES = 1000
+KEY = ["task", "subset", "metric"]
+
+
+def evaluate(
+    model: Callable[..., Any],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    n: int = 200,
+    seed: int = 0,
+    tasks: Sequence[str] | None = None,
+    card: str | None = None,
+) -> pd.DataFrame:
+    """Measure a model on the test split of the tasks.
+
+    Arguments:
+        model: a Hugging Face causal language model, or any callable with its keywords `input_ids` and `attention_mask`
+            that returns logits, or an object with `.logits`.
+        n: prompts of each case (ioi; each block length of induction; greater-than; each relation). A case with fewer
+            distinct prompts uses all it has.
+        tasks: names of tasks; None takes all and reports with n = 0 those that the tokenizer cannot write.
+        card: name of an embedded model, whose stated values then stand beside the measured ones.
+
+    Returns:
+        One row per (task, subset, metric): n, value, 95 % interval, chance, and with a card its value and threshold.
+        Accuracies and masses are in [0, 1], logit differences in nats.
+
+    Raises:
+        InputError: an unknown task, a task asked for by name that the tokenizer cannot write, or a missing card.
+    """
+    rows: list[dict[str, Any]] = []
+    for name in task_names() if tasks is None else tasks:
+        try:
+            rows += [row for case in _cases(name) for row in _measure(model, tokenizer, case, n, seed)]
+        except InputError as error:
+            if tasks is not None:
+                raise
+            warnings.warn(f"The task {name} is left out: {error}", AnalysisWarning, stacklevel=2)
+            rows.append({"task": name, "subset": "all", "n": 0, "metric": "accuracy", "value": float("nan")})
+    frame = pd.DataFrame(rows, columns=["task", "subset", "n", "metric", "value", "ci_low", "ci_high", "chance"])
+    return frame if card is None else frame.merge(card_values(card), on=KEY, how="left")
+
+
+def card_values(name: str) -> pd.DataFrame:
+    """What the card of an embedded model states: task, subset, metric, card_value, threshold (NaN where none).
+
+    Raises:
+        InputError: no embedded model of this name has a metrics file.
+    """
+    path = data_dir() / "models" / name / "metrics.json"
+    if not path.is_file():
+        raise InputError(f"There is no card of a model {name!r}: {path} does not exist.")
+    stated = json.loads(path.read_text(encoding="utf-8"))["card"]
+    frame = pd.DataFrame(stated).rename(columns={"value": "card_value"})
+    return frame[[*KEY, "card_value", "threshold"]]
+
+
+def _cases(name: str) -> list[Task]:
+    """The task with the options that are measured apart."""
+    if name == Induction.name:
+        return [Induction(block_length=(length, length)) for length in INDUCTION_BLOCKS]
+    if name == Relations.name:
+        return [Relations(relation=relation.name) for relation in RELATIONS]
+    return [get_task(name)]
+
+
+def _measure(
+    model: Callable[..., Any], tokenizer: PreTrainedTokenizerBase, task: Task, n: int, seed: int
+) -> list[dict[str, Any]]:
+    """Rows of one case: every subset, and all of them together where there are several."""
+    prompts = task.prompts(tokenizer, n=min(n, task.most_prompts or n), seed=seed, split="test")
+    first_of = {text: index for index, text in reversed(list(enumerate(prompts.texts)))}
+    prompts = prompts.select(sorted(first_of.values()))  # one clean prompt counts once, however many corruptions it has
+    measurements = task.measurements(answer_logits(model, prompts, task.answer_position), prompts)
+    subsets = np.array(prompts.subsets)
+    names = list(dict.fromkeys(prompts.subsets))
+    rows = []
+    for subset in names if len(names) == 1 else [*names, "all"]:
+        chosen = np.ones(len(subsets), dtype=bool) if subset == "all" else subsets == subset
+        for metric, values in measurements.items():
+            numbers = values.double().cpu().numpy()[chosen]
+            low, high = wilson(numbers) if metric in SHARES else bootstrap(numbers, seed)
+            row = {"task": task.name, "subset": subset, "n": len(numbers), "metric": metric, "value": numbers.mean()}
+            rows.append(row | {"ci_low": low, "ci_high": high, "chance": task.chance_of(metric)})
+    return rows
+
+
+def answer_logits(
+    model: Callable[..., Any], prompts: TaskPrompts, position: str = "END"
+) -> Float[Tensor, "prompt vocab"]:
+    """Logits at the named position of every clean prompt, in float32 on the CPU."""
+    device = getattr(model, "device", torch.device("cpu"))
+    logits = []
+    for start in range(0, len(prompts), BATCH):
+        batch = prompts.select(slice(start, start + BATCH))
+        with torch.inference_mode():
+            output = model(input_ids=batch.clean.to(device), attention_mask=batch.attention_mask.to(device))
+            values = output if isinstance(output, Tensor) else output.logits
+            logits.append(values[torch.arange(len(batch)), batch.positions[position]].float().cpu())
+    return torch.cat(logits)
+
+
+def wilson(outcomes: np.ndarray, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, from outcomes 0 and 1.
+
+    >>> [round(bound, 3) for bound in wilson(np.array([1.0] * 10))]
+    [0.722, 1.0]
+    """
+    n, share = len(outcomes), outcomes.mean()
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """95 % interval of a mean, from resampling the prompts with replacement."""
+    random = np.random.default_rng(seed)
+    means = values[random.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)

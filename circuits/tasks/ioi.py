@@ -1,0 +1,116 @@
+"""Indirect object identification: the sentence ends with the name that was mentioned once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Literal, get_args
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from circuits.tasks.encode import encode_prompts
+from circuits.tasks.ioi_templates import TEMPLATE_NAMES, TEMPLATES
+from circuits.tasks.prompts import TaskPrompts
+from circuits.tasks.split import Split, check_split, in_split
+from circuits.tasks.task import Task
+from circuits.tasks.text import Example, fill
+from circuits.tasks.words import single_token_words, word_list
+from interp.errors import InputError
+
+Corruption = Literal["s2_random", "s2_io_flip", "abc"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndirectObject(Task):
+    """Indirect object identification (IOI).
+
+    "Then, S1 and IO went to the PLACE. S2 gave a OBJECT to" is answered by IO, where S1 and S2 are the same name; 15
+    patterns, each with the subject first (BABA) and with the indirect object first (ABBA).
+
+    A combination is the unordered pair of names, and the pair of place and object; the test split holds out both.
+
+    Corruptions: `s2_random` replaces S2 by a third name, so that no name is repeated; `s2_io_flip` replaces S2 by IO,
+    so that the two names change their parts; `abc` replaces IO, S1 and S2 by three other names.
+
+    Source: Wang et al. 2022, arXiv 2211.00593. Difference from the official data: a list of names, places and objects
+    of this project, and no prompt twice.
+    """
+
+    name = "ioi"
+    description = "indirect object identification: which of two names receives"
+    source = "Wang et al. 2022, arXiv 2211.00593"
+    key_positions = ("IO", "S1", "S1+1", "S2", "END")
+    chance = 0.5  # one of the two names
+    corruption: Corruption = "s2_random"
+
+    def __post_init__(self) -> None:
+        if self.corruption not in get_args(Corruption):
+            raise InputError(
+                f"Unknown corruption {self.corruption!r} of ioi; choose from {', '.join(get_args(Corruption))}."
+            )
+
+    def prompts(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        n: int,
+        seed: int,
+        split: Split = "test",
+        prepend_bos: bool | None = None,
+    ) -> TaskPrompts:
+        check_split(split)
+        names = single_token_words(tokenizer, word_list("names"), what="names", at_least=8)
+        return encode_prompts(
+            self.examples(names, Random(f"ioi-{split}-{seed}"), split),
+            tokenizer,
+            task=self.name,
+            n=n,
+            slots=self.key_positions,
+            template_names=TEMPLATE_NAMES,
+            prepend_bos=prepend_bos,
+        )
+
+    def examples(self, names: tuple[str, ...], random: Random, split: Split) -> Iterator[Example]:
+        """Endless examples, templates in turn, so that every prefix is balanced between BABA and ABBA."""
+        places, objects = word_list("places"), word_list("objects")
+        scenes = [(place, thing) for place in places for thing in objects if in_split(split, place, thing)]
+        half = len(TEMPLATES) // 2
+        while True:
+            for pattern in random.sample(range(half), half):
+                for template in (pattern, pattern + half):
+                    yield self._example(template, _draw_names(names, random, split), random.choice(scenes))
+
+    def _example(self, template: int, names: list[str], scene: tuple[str, str]) -> Example:
+        indirect, subject, *others = names
+        words = {"IO": indirect, "S1": subject, "S2": subject, "PLACE": scene[0], "OBJECT": scene[1]}
+        changed = {
+            "s2_random": {"S2": others[0]},
+            "s2_io_flip": {"S2": indirect},
+            "abc": dict(zip(("IO", "S1", "S2"), others, strict=True)),
+        }[self.corruption]
+        return Example(
+            clean=fill(TEMPLATES[template], words),
+            corrupted=fill(TEMPLATES[template], words | changed),
+            answer=f" {indirect}",
+            wrong=f" {subject}",
+            template=template,
+        )
+
+    def correct(self, logits: Float[Tensor, "prompt vocab"], prompts: TaskPrompts) -> Bool[Tensor, " prompt"]:
+        """Whether the indirect object has a larger logit than the subject."""
+        return self.metric(logits, prompts) > 0
+
+    def measurements(
+        self, logits: Float[Tensor, "prompt vocab"], prompts: TaskPrompts
+    ) -> dict[str, Float[Tensor, " prompt"]]:
+        top = (logits.argmax(dim=-1) == prompts.answer).float()
+        return super().measurements(logits, prompts) | {"top-1 accuracy": top}
+
+
+def _draw_names(names: tuple[str, ...], random: Random, split: Split) -> list[str]:
+    """Five different names, of which the first two are a pair of this split."""
+    while True:
+        drawn = random.sample(names, 5)
+        if in_split(split, *sorted(drawn[:2])):
+            return drawn

@@ -1,0 +1,173 @@
+"""Relations: country to capital, word to opposite, word to plural, verb to past tense."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+from transformers import PreTrainedTokenizerBase
+
+from circuits.tasks.encode import encode_prompts
+from circuits.tasks.prompts import TaskPrompts
+from circuits.tasks.split import Split, check_split, stable_number
+from circuits.tasks.task import Task
+from circuits.tasks.text import Example, fill
+from circuits.tasks.words import single_token_words, word_pairs
+from interp.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relation:
+    """One relation: sentences that ask for it; its pairs stand in `data/relations/NAME.tsv`."""
+
+    name: str
+    templates: tuple[str, ...]
+
+
+RELATIONS = (
+    Relation(
+        name="country-capital",
+        templates=(
+            "The capital of {SUBJECT} is",
+            "The capital city of {SUBJECT} is called",
+            "In {SUBJECT} the capital is",
+            "The government of {SUBJECT} sits in",
+            "The king went to {SUBJECT} and visited the capital,",
+            "On a map of {SUBJECT} the capital is named",
+        ),
+    ),
+    Relation(
+        name="word-opposite",
+        templates=(
+            "The opposite of {SUBJECT} is",
+            "It is not {SUBJECT} but",
+            "If the answer is not {SUBJECT} it must be",
+            "The word {SUBJECT} is the opposite of",
+            "First it was {SUBJECT} and then it was the opposite,",
+            "I say {SUBJECT} and you say the opposite,",
+        ),
+    ),
+    Relation(
+        name="word-plural",
+        templates=(
+            "The plural of {SUBJECT} is",
+            "One {SUBJECT} and two",
+            "I saw one {SUBJECT} and then many",
+            "She has a {SUBJECT} but he has three",
+            "There was only one {SUBJECT} here but there are many",
+            "He found a {SUBJECT} near some other",
+        ),
+    ),
+    Relation(
+        name="verb-past",
+        templates=(
+            "The past tense of {SUBJECT} is",
+            "Today they {SUBJECT} and yesterday they",
+            "We often {SUBJECT} now and once we",
+            "You can {SUBJECT} today because yesterday you",
+            "I {SUBJECT} every day and last week I",
+            "They will {SUBJECT} tomorrow as they often",
+        ),
+    ),
+)
+TEMPLATES = tuple((relation, pattern) for relation in RELATIONS for pattern in relation.templates)
+TEMPLATE_NAMES = tuple(f"{relation.name}/{i}" for relation in RELATIONS for i in range(len(relation.templates)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relations(Task):
+    """One-word facts: "The capital of SUBJECT is" is answered by the capital.
+
+    A combination is a sentence with a subject: for every subject one of the six sentences is held out for the test
+    split, so that a test asks for a known fact in a way it was never asked. The corruption asks the same sentence about
+    another subject; `wrong` is that one's answer. `relation` restricts the prompts to one relation.
+    """
+
+    name = "relations"
+    description = "relations: country to capital, word to opposite, word to plural, verb to past tense"
+    source = "word lists of this project (data/relations)"
+    key_positions = ("SUBJECT", "END")
+    relation: str | None = None
+
+    @property
+    def chance(self) -> float:
+        """A draw among the answers of the relation (of the shortest list, where several are asked)."""
+        return max(1 / len(word_pairs(name)) for name in self._asked)
+
+    @property
+    def most_prompts(self) -> int:
+        """One test sentence for each subject."""
+        return sum(len(word_pairs(name)) for name in self._asked)
+
+    @property
+    def _asked(self) -> list[str]:
+        return [relation.name for relation in RELATIONS if self.relation in (None, relation.name)]
+
+    def __post_init__(self) -> None:
+        names = [relation.name for relation in RELATIONS]
+        if self.relation is not None and self.relation not in names:
+            raise InputError(f"Unknown relation {self.relation!r}; choose from {', '.join(names)}.")
+
+    def prompts(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        n: int,
+        seed: int,
+        split: Split = "test",
+        prepend_bos: bool | None = None,
+    ) -> TaskPrompts:
+        check_split(split)
+        pairs = {name: _usable_pairs(tokenizer, name) for name in self._asked}
+        return encode_prompts(
+            self.examples(pairs, Random(f"relations-{split}-{seed}"), split),
+            tokenizer,
+            task=self.name,
+            n=n,
+            slots=self.key_positions,
+            template_names=TEMPLATE_NAMES,
+            prepend_bos=prepend_bos,
+        )
+
+    def examples(self, pairs: dict[str, list[tuple[str, str]]], random: Random, split: Split) -> Iterator[Example]:
+        """Endless examples, relations in turn; each subject comes once before any comes twice."""
+        templates = {name: [i for i, (relation, _) in enumerate(TEMPLATES) if relation.name == name] for name in pairs}
+        combinations = {name: _combinations(pairs[name], templates[name], split) for name in pairs}
+        queues: dict[str, list[tuple[int, str, str]]] = {name: [] for name in pairs}
+        while True:
+            for name, queue in queues.items():
+                if not queue:
+                    queue.extend(random.sample(combinations[name], len(combinations[name])))
+                template, subject, answer = queue.pop()
+                others = [c for c in combinations[name] if c[0] == template and c[2] != answer]
+                if others:
+                    _, other, wrong = random.choice(others)
+                    yield _example(template, subject, answer, other, wrong)
+
+
+def _example(template: int, subject: str, answer: str, other: str, wrong: str) -> Example:
+    pattern = TEMPLATES[template][1]
+    return Example(
+        clean=fill(pattern, {"SUBJECT": subject}),
+        corrupted=fill(pattern, {"SUBJECT": other}),
+        answer=f" {answer}",
+        wrong=f" {wrong}",
+        template=template,
+    )
+
+
+def _combinations(pairs: list[tuple[str, str]], templates: list[int], split: Split) -> list[tuple[int, str, str]]:
+    """(template, subject, answer) of the split."""
+    return [
+        (template, subject, answer)
+        for subject, answer in pairs
+        for place, template in enumerate(templates)
+        if (stable_number(subject, answer) % len(templates) == place) == (split == "test")
+    ]
+
+
+def _usable_pairs(tokenizer: PreTrainedTokenizerBase, name: str) -> list[tuple[str, str]]:
+    """The pairs of which both words are one token."""
+    pairs = word_pairs(name)
+    words = list(dict.fromkeys(word for pair in pairs for word in pair))
+    single = set(single_token_words(tokenizer, words, what=f"words of {name}", at_least=8))
+    return [pair for pair in pairs if single.issuperset(pair)]

@@ -1,0 +1,54 @@
+"""Examples as text: a template filled with words, and where each word came to stand."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from string import Formatter
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotText:
+    """A text and the character span `(start, end)` of each of its named slots (of the first, if a slot repeats)."""
+
+    text: str
+    spans: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One prompt with its corruption, as text.
+
+    `answer` and `wrong` are continuations of the clean text, each with its leading space where it has one. `number` is
+    the number that the task reads off the prompt (the start year of greater-than), 0 where there is none.
+    """
+
+    clean: SlotText
+    corrupted: SlotText
+    answer: str
+    wrong: str
+    template: int
+    number: int = 0
+
+
+def fill(pattern: str, words: Mapping[str, str]) -> SlotText:
+    """Put words in the slots of a pattern.
+
+    >>> fill("{S1} met {IO}.", {"S1": "Ann", "IO": "Bob"}).spans
+    {'S1': (0, 3), 'IO': (8, 11)}
+    """
+    text, spans = "", {}
+    for literal, slot, _, _ in Formatter().parse(pattern):
+        text += literal
+        if slot is not None:
+            spans.setdefault(slot, (len(text), len(text) + len(words[slot])))
+            text += words[slot]
+    return SlotText(text=text, spans=spans)
+
+
+def distinct(examples: Iterable[Example]) -> Iterator[Example]:
+    """The examples without repetitions of the same (clean, corrupted) pair."""
+    seen: set[tuple[str, str]] = set()
+    for example in examples:
+        key = (example.clean.text, example.corrupted.text)
+        if key not in seen:
+            seen.add(key)
+            yield example

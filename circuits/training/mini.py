@@ -1,0 +1,132 @@
+"""The recipe of the embedded model `mini`: `python -m circuits.training.mini` trains and measures it."""
+
+import argparse
+import logging
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from circuits.training.card import measure, save_model, write_card
+from circuits.training.checkpoint import load_checkpoint, save_checkpoint
+from circuits.training.mixture import KINDS, Mixture
+from circuits.training.recipe import Recipe
+from circuits.training.tokenizer import build_tokenizer
+from interp.paths import data_dir
+
+log = logging.getLogger("circuits.training")
+
+
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """A Llama with random weights from the recipe's seed."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.d_model,
+        intermediate_size=recipe.d_mlp,
+        num_hidden_layers=recipe.n_layers,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        return LlamaForCausalLM(config)
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up to the peak, then a cosine to zero."""
+    progress = (step + 1) / recipe.steps
+    if progress < recipe.warmup:
+        return recipe.peak_rate * progress / recipe.warmup
+    return recipe.peak_rate * 0.5 * (1 + math.cos(math.pi * (progress - recipe.warmup) / (1 - recipe.warmup)))
+
+
+def loss_by_kind(
+    model: LlamaForCausalLM, tokens: Int[Tensor, "row token"], kinds: Int[Tensor, "row token"]
+) -> dict[str, tuple[Float[Tensor, ""], float]]:
+    """Mean cross entropy in nats, and top-1 accuracy, of each kind of target in the batch."""
+    wanted = kinds[:, 1:] >= 0
+    hidden = model.model(input_ids=tokens).last_hidden_state[:, :-1][wanted]
+    logits = model.lm_head(hidden)
+    targets, kinds = tokens[:, 1:][wanted], kinds[:, 1:][wanted]
+    losses = cross_entropy(logits, targets, reduction="none")
+    right = (logits.detach().argmax(dim=-1) == targets).float()
+    present = {index: kinds == index for index in kinds.unique().tolist()}
+    return {KINDS[index]: (losses[mask].mean(), right[mask].mean().item()) for index, mask in present.items()}
+
+
+def train(recipe: Recipe, work: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, dict[str, Any]]:
+    """Train, or go on from the checkpoint in `work`; returns model, tokenizer and progress (curve and seconds)."""
+    tokenizer = build_tokenizer()
+    model = build_model(recipe, tokenizer)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    gains = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": gains, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.peak_rate, betas=(0.9, 0.98))
+    mixture = Mixture(tokenizer=tokenizer, seed=recipe.seed, steps=recipe.steps, sizes=recipe.sizes)
+    progress = load_checkpoint(work, model, optimizer) or {"step": 0, "seconds": 0.0, "curve": []}
+    log.info("%d parameters, from step %d", sum(p.numel() for p in model.parameters()), progress["step"])
+    model.train()
+    while progress["step"] < recipe.steps:
+        began = time.perf_counter()
+        record = _step(recipe, model, optimizer, mixture, progress["step"])
+        progress["step"] += 1
+        progress["seconds"] += time.perf_counter() - began
+        if progress["step"] % recipe.log_every == 0:
+            progress["curve"].append(record)
+            log.info("step %d, %.0f s: %s", progress["step"], progress["seconds"], record)
+        if progress["step"] % recipe.save_every == 0 or progress["step"] == recipe.steps:
+            save_checkpoint(work, model, optimizer, progress)
+    return model.eval(), tokenizer, progress
+
+
+def _step(
+    recipe: Recipe, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, mixture: Mixture, step: int
+) -> dict[str, Any]:
+    """One optimiser step; returns loss and accuracy of each kind of target."""
+    tokens, kinds = mixture.batch(step)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(recipe, step)
+    measured = loss_by_kind(model, tokens, kinds)
+    weights = dict(zip(KINDS, recipe.kind_weights, strict=True))
+    loss = torch.stack([weights[kind] * value for kind, (value, _) in measured.items()]).sum()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    losses = {kind: round(value.item(), 4) for kind, (value, _) in measured.items()}
+    accuracies = {f"{kind} accuracy": round(value, 4) for kind, (_, value) in measured.items()}
+    return {"step": step + 1, "tokens": list(tokens.shape)} | losses | accuracies
+
+
+def main() -> None:
+    """Train, save and measure; a second call goes on where the first was stopped."""
+    parser = argparse.ArgumentParser(description="Train the embedded model mini from nothing and measure it.")
+    parser.add_argument("--out", type=Path, default=data_dir() / "models" / "mini", help="directory of the model")
+    parser.add_argument(
+        "--work", type=Path, default=Path(tempfile.gettempdir()) / "interp-mini", help="directory of the checkpoint"
+    )
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="fewer steps, for a trial")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)  # one thread sums in one order, so that the same machine makes the same weights
+    recipe = Recipe(steps=arguments.steps)
+    model, tokenizer, progress = train(recipe, arguments.work)
+    save_model(arguments.out, model, tokenizer)
+    write_card(arguments.out, measure(recipe, model, tokenizer, progress))
+    log.info("saved to %s", arguments.out)
+
+
+if __name__ == "__main__":
+    main()

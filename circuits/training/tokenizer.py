@@ -1,0 +1,71 @@
+"""The word-level tokenizer of the embedded models, built from the word lists in `data/`."""
+
+from collections.abc import Iterable
+from itertools import chain
+from string import Formatter
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from circuits.tasks.greater_than import TEMPLATE as GREATER_THAN_TEMPLATE
+from circuits.tasks.ioi_templates import PATTERNS as IOI_PATTERNS
+from circuits.tasks.relations import RELATIONS
+from circuits.tasks.words import word_list, word_pairs
+
+SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+PUNCTUATION = (".", ",", ":", ";", "!", "?", "(", ")", '"', "\n", "=", "_", "-", "->", "'s", "$")
+SPACE = "\u2581"  # the mark which SentencePiece and Metaspace write for a space
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A fast tokenizer with one token per word, the space before the word included, as in Llama's tokenizers.
+
+    Numbers are cut in pairs of digits, so that "1732" is the two tokens " 17" and "32". Punctuation is a token of its
+    own. A BOS is put in front.
+    """
+    vocabulary = {token: index for index, token in enumerate(chain(SPECIAL_TOKENS.values(), _tokens()))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS["unk_token"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True),
+            pre_tokenizers.Split(Regex(rf"{SPACE}?\d{{1,2}}|->|'s|[.,:;!?()\"\n=_$-]"), behavior="isolated"),
+        ]
+    )
+    tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
+    bos = SPECIAL_TOKENS["bos_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, vocabulary[bos])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=512,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+        **SPECIAL_TOKENS,
+    )
+
+
+def _tokens() -> Iterable[str]:
+    """Every ordinary token once, in a fixed order."""
+    words = dict.fromkeys(word for word in _words() if word.replace("'", "").isalpha())
+    digits = [f"{n:02d}" for n in range(100)] + [str(n) for n in range(10)]
+    numbers = chain(digits, (SPACE + digit for digit in digits))
+    # A bare space mark stands for the extra spaces of an indented line; marked punctuation follows a space.
+    marks = chain(PUNCTUATION, (SPACE,))
+    return dict.fromkeys(chain(marks, numbers, (SPACE + word for word in words), word_list("line_start")))
+
+
+def _words() -> Iterable[str]:
+    """Every word that a task can write, then the general vocabulary; repetitions included."""
+    templates = chain(
+        IOI_PATTERNS,
+        [GREATER_THAN_TEMPLATE],
+        chain.from_iterable(relation.templates for relation in RELATIONS),
+    )
+    for template in templates:
+        literal = " ".join(text for text, *_ in Formatter().parse(template))
+        yield from (word.strip('.,:;!?()"').removesuffix("'s") for word in literal.split())
+    for name in ("names", "places", "objects", "durations", "vocabulary", "line_start"):
+        yield from word_list(name)
+    for relation in RELATIONS:
+        yield from chain.from_iterable(word_pairs(relation.name))
