@@ -41,13 +41,13 @@ def heatmap(
         x, y: the axes.
         unit: title of the colour bar.
         signed: diverging colours centred at 0, else sequential colours.
-        labels: name of each cell, shown when the pointer is on it.
+        labels: name of each cell in one line, shown when the pointer is on it.
     """
     limit = _largest_magnitude(values)
     colours = {"colorscale": DIVERGING, "zmin": -limit, "zmax": limit} if signed else {"colorscale": SEQUENTIAL}
     trace = go.Heatmap(
         z=values.tolist(),
-        customdata=[[escape(visible(label)) for label in row] for row in labels],
+        customdata=[[escape(label) for label in row] for row in labels],
         hovertemplate="%{customdata}<br>%{z:.4g} " + escape(unit) + "<extra></extra>",
         colorbar={"title": {"text": escape(unit)}},
         **colours,
@@ -60,7 +60,7 @@ def bars(values: Real[Tensor, " x"], *, x: Axis, title: str, unit: str, labels: 
     trace = go.Bar(
         x=list(range(len(values))),
         y=values.tolist(),
-        customdata=[escape(visible(label)) for label in labels],
+        customdata=[escape(label) for label in labels],
         hovertemplate="%{customdata}<br>%{y:.4g} " + escape(unit) + "<extra></extra>",
     )
     return _figure([trace], title=title).update_xaxes(_ticks(x)).update_yaxes(title_text=escape(unit))

@@ -100,7 +100,7 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 def _check_version(document: Mapping[str, Any], path: Path) -> None:
     found = document.get("format_version")
-    if not isinstance(found, int) or found < 1:
+    if type(found) is not int or found < 1:
         raise _damaged(path / JSON_FILE, f"its format_version is {found!r}, expected a number from 1")
     if found > FORMAT_VERSION:
         raise ResultFormatError(

@@ -18,11 +18,17 @@ os.environ.update(
 )
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+from jaxtyping import config as jaxtyping_config
+
+if TYPE_CHECKING:
+    from interp.provenance import Provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,6 +53,14 @@ def fixed_seeds() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def unchecked_annotations() -> Iterator[None]:
+    """Shape annotations are not checked, as for users, so that the package's own refusals are reached."""
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="session")
 def stories260k() -> Path:
     """Directory of the real TinyStories model (5 layers x 8 heads, 4 KV heads) that lies beside the checkout."""
@@ -54,3 +68,11 @@ def stories260k() -> Path:
     if not directory.is_dir():
         pytest.skip(f"{directory} is not there; the real model lies outside the repository")
     return directory
+
+
+@pytest.fixture
+def provenance() -> "Provenance":
+    """Where an invented result came from."""
+    from interp.provenance import Provenance
+
+    return Provenance(model="mini", seed=0, prepend_bos=True, padding_side="left")
