@@ -134,7 +134,9 @@ class WatchedCall:
         self.z_editors = [p for p in taking_part if isinstance(p, Editor) and p.overrides(Editor.call_methods)]
         self.call_readers = [p for p in taking_part if isinstance(p, Reader) and p.overrides(Reader.call_methods)]
         self.end = int(self.queries[-1]) + 1
-        self.wanted = {p: p.query_indices(self.queries, self.end) for p in (*self.row_editors, *self.row_readers)}
+        self.wanted: dict[Participant, Tensor | None] = {
+            p: p.query_indices(self.queries, self.end) for p in (*self.row_editors, *self.row_readers)
+        }
         # The next block overwrites the buffers, so autograd must not have saved them.
         self.recycle = not torch.is_grad_enabled()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,7 +17,7 @@ _switched: WeakKeyDictionary[nn.Module, dict[str, tuple[int, list[tuple[Pretrain
 
 
 @contextmanager
-def attention_implementation(hf: nn.Module, name: str) -> Iterator[None]:
+def attention_implementation(hf: nn.Module, name: str) -> Generator[None]:
     """Run a model with another attention implementation; the last one to leave restores every config.
 
     Set on the configs directly: `set_attn_implementation` re-reads source files and warns about sub-models that do not

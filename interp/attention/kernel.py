@@ -6,6 +6,7 @@ memory budget, so peak memory does not grow with the square of the context.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -95,23 +96,20 @@ def _key_range(chunk: Int[Tensor, " query"], n_keys: int, view: Visibility) -> t
     return 0, min(n_keys, int(chunk[-1]) + 1) if view.causal else n_keys
 
 
-@dataclass
 class Workspace:
-    """Two reusable score-sized buffers; allocating them for every block costs more than the arithmetic on them."""
+    """Reusable block-sized buffers; allocating them for every block costs more than the arithmetic on them."""
 
-    scores: Tensor | None = None
-    pattern: Tensor | None = None
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
 
     def take(self, name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """A float32 tensor of this shape cut from the named buffer, which grows when needed."""
-        size = 1
-        for length in shape:
-            size *= length
-        buffer: Tensor | None = getattr(self, name)
-        stale = buffer is None or buffer.numel() < size or buffer.device != device
-        if stale or buffer.is_inference() != torch.is_inference_mode_enabled():
+        size = math.prod(shape)
+        buffer = self._buffers.get(name)
+        inference = torch.is_inference_mode_enabled()
+        if buffer is None or buffer.numel() < size or buffer.device != device or buffer.is_inference() != inference:
             buffer = torch.empty(size, dtype=torch.float32, device=device)
-            setattr(self, name, buffer)
+            self._buffers[name] = buffer
         return buffer[:size].view(shape)
 
 

@@ -7,7 +7,7 @@ other; nested sessions on one model add up, outer participants first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -167,7 +167,7 @@ def _unwatched() -> CallContext:
 
 
 @contextmanager
-def watch(model: Any, *participants: Participant, block_bytes: int = DEFAULT_BLOCK_BYTES) -> Iterator[Session]:
+def watch(model: Any, *participants: Participant, block_bytes: int = DEFAULT_BLOCK_BYTES) -> Generator[Session]:
     """Run a model with these readers and editors on its attention.
 
     Arguments:

@@ -50,7 +50,7 @@ def _build(hf: PreTrainedModel, name: str, boot: Any) -> Any:
         bridge = boot(copied)
     except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
         raise ModelNotSupported(
-            f"TransformerLens cannot wrap {type(hf).__name__} ({name}): {error}. Attention can still be read and edited "
-            "through interp.watch; only .bridge is unavailable."
+            f"TransformerLens cannot wrap {type(hf).__name__} ({name}): {error}. Attention can still be read and "
+            "edited through interp.watch; only .bridge is unavailable."
         ) from error
     return bridge.eval()

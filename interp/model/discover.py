@@ -38,7 +38,7 @@ def discover_sites(hf: PreTrainedModel, inputs: dict[str, Tensor]) -> SiteMap:
     Raises:
         ModelNotSupported: attention is never dispatched through the interface.
     """
-    names = {module: name for name, module in hf.named_modules()}
+    names: dict[nn.Module, str] = {module: name for name, module in hf.named_modules()}
     _runs.clear()
     _started.clear()
     handles = [module.register_forward_pre_hook(_count_run) for module in names]
@@ -54,8 +54,8 @@ def discover_sites(hf: PreTrainedModel, inputs: dict[str, Tensor]) -> SiteMap:
         _started.clear()
     if not runs:
         raise ModelNotSupported(
-            f"{type(hf).__name__} failed the dispatch check: its layers never call the transformers attention interface, "
-            "so attention can be neither read nor edited there. Use a model family that dispatches (see the README)."
+            f"{type(hf).__name__} failed the dispatch check: its layers never call the transformers attention "
+            "interface, so attention can be neither read nor edited there. Use a model family that dispatches (README)."
         )
     return SiteMap(hf, _name_sites(hf, _one_per_run(runs, started), names, inputs))
 

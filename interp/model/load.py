@@ -63,7 +63,7 @@ def load(
                 "dtype and device_map choose how weights are read; this model is in memory. Leave them out."
             )
         if device is not None:
-            model = model.to(_device(device))
+            model.to(_device(device))  # pyright: ignore[reportArgumentType]
         return Model(model, tokenizer, processor=processor, name=model.config.name_or_path or type(model).__name__)
     if device is not None and device_map is not None:
         raise InputError("Both device and device_map were given; they contradict each other. Give one of them.")
@@ -74,7 +74,7 @@ def load(
     config = _config(source, name, hub)
     hf = _weights(source, name, config, hub, _dtype(dtype), device_map)
     if device_map is None:
-        hf = hf.to(_device(device))
+        hf.to(_device(device))  # pyright: ignore[reportArgumentType]
     takes_images = hf.main_input_name == "pixel_values" or hasattr(config, "vision_config")
     if processor is None and takes_images:
         processor = _processor(source, hub)
@@ -126,8 +126,9 @@ def _config(source: str, name: str, hub: dict[str, Any]) -> PretrainedConfig:
                 f"{name}/config.json cannot be used: {_first_line(error)} Repair or replace it."
             ) from error
         raise InputError(
-            f"{name!r} is not an embedded model, not a directory, not in the local Hugging Face cache, and the hub could "
-            "not be asked for it. Check the spelling and the network, or give a directory; `interp models` lists what is here."
+            f"{name!r} is not an embedded model, not a directory, not in the local Hugging Face cache, and "
+            "the hub could not be asked for it. Check the spelling and the network, or give a directory; "
+            "`interp models` lists what is here."
         ) from error
     if not config.architectures:
         raise InputError(
@@ -140,13 +141,14 @@ def _config(source: str, name: str, hub: dict[str, Any]) -> PretrainedConfig:
 def _weights(
     source: str, name: str, config: PretrainedConfig, hub: dict[str, Any], dtype: Any, device_map: Any
 ) -> PreTrainedModel:
-    cls: Any = getattr(transformers, config.architectures[0], None)
+    wanted = config.architectures[0] if config.architectures else ""
+    cls: Any = getattr(transformers, wanted, None)
     if cls is None and hub["trust_remote_code"]:
         cls = transformers.AutoModelForCausalLM
     if cls is None:
         raise InputError(
-            f"{name} wants the class {config.architectures[0]}, which transformers {transformers.__version__} does not "
-            "have. Upgrade transformers, or pass trust_remote_code=True if the checkpoint brings its own code and you trust it."
+            f"{name} wants the class {wanted}, which transformers {transformers.__version__} does not "
+            "have. Upgrade transformers, or pass trust_remote_code=True if the checkpoint brings code that you trust."
         )
     try:
         hf, report = cls.from_pretrained(
@@ -154,14 +156,14 @@ def _weights(
         )
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
         raise InputError(
-            f"The weights of {name} cannot be read: {_first_line(error)} Expected complete safetensors files that match "
-            "config.json; download or copy them again."
+            f"The weights of {name} cannot be read: {_first_line(error)} Expected complete safetensors files that "
+            "match config.json; download or copy them again."
         ) from error
     missing = sorted(report["missing_keys"]) + sorted(str(entry) for entry in report.get("mismatched_keys", ()))
     if missing:
         raise InputError(
-            f"The weights of {name} lack or misfit {len(missing)} tensors of {config.architectures[0]} ({missing[0]}, ...), "
-            "which would be random numbers. Check that config.json and the weights belong together."
+            f"The weights of {name} lack or misfit {len(missing)} tensors of {wanted} "
+            f"({missing[0]}, ...), which would be random. Check that config.json and the weights belong together."
         )
     return hf
 

@@ -177,9 +177,8 @@ class Model:
         if batch.padding_side == "right":
             raise InputError("Generation needs padding on the left. Use model.batch(texts, padding_side='left').")
         options = {"do_sample": False, "pad_token_id": self._pad_id, **kwargs}
-        return self.hf.generate(
-            input_ids=batch.tokens, attention_mask=batch.mask, max_new_tokens=max_new_tokens, **options
-        )
+        generate: Any = self.hf.generate
+        return generate(input_ids=batch.tokens, attention_mask=batch.mask, max_new_tokens=max_new_tokens, **options)
 
     def forward_inputs(self, batch: TokenBatch) -> dict[str, Tensor]:
         """Keywords for ``hf(...)``: the mask only where something is padded, positions that skip left padding."""

@@ -88,7 +88,7 @@ def probe(hf: PreTrainedModel) -> tuple[SiteMap, Capabilities]:
         if not difference <= TOLERANCE.get(expected.dtype, 5e-2):
             raise ModelNotSupported(
                 f"{name} failed the agreement check: with interp's attention its outputs differ from its own by "
-                f"{difference:.2g} (relative). Its attention does something that interp does not know; please report it."
+                f"{difference:.2g} (relative). Its attention does something interp does not know; please report it."
             )
         if not sums.worst <= 1e-3:
             raise ModelNotSupported(

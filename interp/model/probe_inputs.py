@@ -17,7 +17,7 @@ def probe_inputs(hf: PreTrainedModel) -> dict[str, Tensor]:
     Encoder and decoder get different lengths, so that cross attention can be told from self attention.
     """
     config = hf.config
-    device = hf.get_input_embeddings().weight.device if _takes_tokens(hf) else hf.device
+    device: torch.device = hf.device
     inputs: dict[str, Tensor]
     if not _takes_tokens(hf):
         inputs = {"pixel_values": _pixels(config)}
