@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from circuits.find_heads import find_heads
-    from interp.attention.capture import capture_patterns
-    from interp.attention.scan import scan
+    from interp.attention.session import watch
+    from interp.capture import capture_patterns
     from interp.errors import (
         AnalysisWarning,
         HookNotLive,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from interp.model.load import load
     from interp.model.model import Model
     from interp.results import HeadScores, TokenMap, load_result
+    from interp.scan import scan
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "load",
     "load_result",
     "scan",
+    "watch",
 ]
 
 _MODULE_OF = {
@@ -55,20 +57,22 @@ _MODULE_OF = {
     "ModelNotSupported": "interp.errors",
     "ResultFormatError": "interp.errors",
     "TokenMap": "interp.results",
-    "capture_patterns": "interp.attention.capture",
+    "capture_patterns": "interp.capture",
     "find_heads": "circuits.find_heads",
     "load": "interp.model.load",
     "load_result": "interp.results",
-    "scan": "interp.attention.scan",
+    "scan": "interp.scan",
+    "watch": "interp.attention.session",
 }
 
+if not TYPE_CHECKING:  # A type checker that saw this function would let every misspelt name pass.
 
-def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'interp' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(import_module(_MODULE_OF[name]), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'interp' has no attribute {name!r}; it has {', '.join(__all__)}")
+        value = getattr(import_module(_MODULE_OF[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

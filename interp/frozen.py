@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,18 +43,20 @@ class FrozenDict(Mapping[str, Value]):
 
 
 def freeze_json(value: object, *, where: str) -> Any:
-    """Copy JSON-like data into `FrozenDict`s and tuples; numpy numbers become Python numbers.
+    """Copy JSON-like data into `FrozenDict`s, tuples and plain Python numbers.
 
     Arguments:
-        value: nested mappings with text keys, lists, tuples, text, numbers, booleans and None.
+        value: nested mappings with text keys, lists, tuples, text, numbers, booleans and None; numpy scalars count.
         where: the name of the data in an error message.
 
     Raises:
         InputError: something in it cannot be written as JSON.
     """
     match value:
-        case None | bool() | str():
+        case None | str():
             return value
+        case bool() | np.bool_():
+            return bool(value)
         case Integral():
             return int(value)
         case Real():

@@ -47,7 +47,7 @@ def write_result(directory: str | Path, result: StoredResult) -> Path:
         "tensors_sha256": hashlib.sha256(packed).hexdigest(),
         "fields": thaw_json(result.fields),
     }
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(document, indent=2, allow_nan=False)
     try:
         path.mkdir(parents=True, exist_ok=True)
         _replace(path / TENSOR_FILE, packed)
@@ -91,7 +91,7 @@ def _replace(path: Path, content: bytes) -> None:
 def _read_document(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(_read_bytes(path))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise _damaged(path, f"it is not JSON ({error})") from error
     if not isinstance(document, dict):
         raise _damaged(path, f"expected an object, found a {type(document).__name__}")

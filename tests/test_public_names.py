@@ -38,7 +38,7 @@ def test_the_list_the_table_and_the_typed_imports_agree() -> None:
     assert table | {"__version__"} == set(interp.__all__)
     assert len(set(interp.__all__)) == len(interp.__all__)
     tree = ast.parse(Path(interp.__file__).read_text())
-    (guarded,) = [node for node in tree.body if isinstance(node, ast.If)]
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
     typed = {
         alias.name: node.module for node in guarded.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }

@@ -191,5 +191,5 @@ class TestRoundTrip:
             assert getattr(loaded, name) == getattr(full, name)
 
     def test_odd_token_text_comes_back(self, make: Callable[..., TokenMap], tmp_path: Path) -> None:
-        tokens = ("\u2028\x00é", '"\\\n')
+        tokens = ("\u2028\x00é\ud800", '"\\\n')
         assert TokenMap.load(make([1.0, 2.0], ("key",), tokens=tokens).save(tmp_path)).tokens == tokens
