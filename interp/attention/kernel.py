@@ -152,7 +152,7 @@ def _masked(scores: Tensor, block: Block, view: Visibility, in_place: bool) -> T
         mask = block.rows_of(view.mask, 2)[..., block.first_key : block.end_key]
         if mask.dtype == torch.bool:
             return fill(scores, ~mask, MASKED)
-        return (scores + mask).clamp_min(MASKED)
+        return torch.where(mask > torch.finfo(mask.dtype).min / 2, scores + mask, MASKED)
     if not view.causal:
         return scores
     seen_by_all = int(block.queries[0]) + 1

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.attention.kernel import MASKED
+
 
 @dataclass(frozen=True, eq=False)
 class Stream:
@@ -30,16 +32,6 @@ class Stream:
     tokens: Int[Tensor, "batch position"] | None
     valid: Bool[Tensor, "batch position"] | None
     past: int
-
-    @cached_property
-    def first_valid(self) -> Int[Tensor, " batch"] | None:
-        """Position of the first real token of each sequence (more than 0 under left padding)."""
-        if self.tokens is None and self.valid is None:
-            return None
-        if self.valid is None:
-            assert self.tokens is not None
-            return torch.zeros(self.tokens.shape[0], dtype=torch.long, device=self.tokens.device)
-        return self.valid.long().argmax(-1)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -82,6 +74,25 @@ class AttentionRows:
         return _columns(self.key_stream.valid, self.keys)
 
     @cached_property
+    def visible(self) -> Bool[Tensor, "batch query key"]:
+        """Which keys each real query sees (the same for all heads); all False for padding queries."""
+        assert self.scores is not None  # `edited` hands the answer on before it drops the scores
+        visible = self.scores[:, 0] > MASKED / 2
+        return visible if self.query_valid is None else visible & self.query_valid[..., None]
+
+    @cached_property
+    def n_visible(self) -> Float[Tensor, "batch query"]:
+        """Number of keys that each query sees; 0 for padding queries."""
+        return self.visible.sum(-1).double()
+
+    @cached_property
+    def first_key(self) -> Int[Tensor, " batch"]:
+        """Position of the first real key of each sequence (more than 0 under left padding)."""
+        if self.key_stream.valid is None:
+            return torch.zeros(self.pattern.shape[0], dtype=torch.long, device=self.pattern.device)
+        return self.key_stream.valid.long().argmax(-1).to(self.pattern.device)
+
+    @cached_property
     def entropy(self) -> Float[Tensor, "batch head query"]:
         """Shannon entropy of every row in nats, in [0, log(number of visible keys)].
 
@@ -99,16 +110,21 @@ class AttentionRows:
 
     def at(self, rows: Int[Tensor, " row"]) -> AttentionRows:
         """The same block reduced to the query rows with these indices."""
-        return replace(
+        part = replace(
             self,
             pattern=self.pattern.index_select(2, rows),
             scores=None if self.scores is None else self.scores.index_select(2, rows),
             queries=self.queries.index_select(0, rows),
         )
+        if self.scores is None:
+            part.__dict__["visible"] = self.visible.index_select(1, rows)
+        return part
 
     def edited(self, pattern: Float[Tensor, "batch head query key"]) -> AttentionRows:
         """The same block with another pattern; its scores no longer describe it and are dropped."""
-        return replace(self, pattern=pattern, scores=None)
+        changed = replace(self, pattern=pattern, scores=None)
+        changed.__dict__["visible"] = self.visible
+        return changed
 
 
 @dataclass(eq=False, kw_only=True)

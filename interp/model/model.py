@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from interp.errors import InputError
 from interp.model.bridge import bridge_view
 from interp.model.probe import Capabilities, output_tensor, probe
 from interp.model.tokens import PaddingSide, TokenBatch, encode, pad, str_tokens
+from interp.provenance import Provenance, hash_prompts
 
 Inputs = str | Sequence[str] | Tensor | TokenBatch
 
@@ -189,6 +190,31 @@ class Model:
         if batch.padding_side == "left" and self._takes_positions:
             inputs["position_ids"] = (batch.mask.cumsum(-1) - 1).clamp_min(0)
         return inputs
+
+    def provenance(
+        self,
+        batches: Sequence[TokenBatch],
+        *,
+        seed: int | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        warnings: Sequence[str] = (),
+    ) -> Provenance:
+        """Where a result on these batches comes from."""
+        rows = [row[kept.bool()] for batch in batches for row, kept in zip(batch.tokens, batch.mask, strict=True)]
+        special = getattr(self.tokenizer, "special_tokens_map", {})
+        return Provenance(
+            model=self.name,
+            revision=self.revision,
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=str(self.device),
+            seed=seed,
+            prompt_hash=hash_prompts(rows),
+            prepend_bos=all(batch.prepend_bos for batch in batches),
+            padding_side=next((batch.padding_side for batch in batches if batch.padding_side), None),
+            special_tokens={role: text for role, text in special.items() if isinstance(text, str)},
+            parameters=dict(parameters or {}),
+            warnings=tuple(warnings),
+        )
 
     @cached_property
     def _takes_positions(self) -> bool:

@@ -1,0 +1,44 @@
+"""The analyzers: a literal list, found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from interp.analyzers.analyzer import Analyzer
+from interp.analyzers.matching import DuplicateToken, Induction
+from interp.analyzers.positional import Entropy, FirstTokenMass, PreviousToken
+from interp.analyzers.received import ReceivedMass
+from interp.errors import InputError
+
+ANALYZERS: tuple[type[Analyzer], ...] = (
+    FirstTokenMass,
+    PreviousToken,
+    DuplicateToken,
+    Induction,
+    Entropy,
+    ReceivedMass,
+)
+
+
+def analyzer_named(name: str) -> Analyzer:
+    """An analyzer with its default parameters."""
+    found = {analyzer.name: analyzer for analyzer in ANALYZERS}
+    if name not in found:
+        raise InputError(f"There is no analyzer {name!r}. Choose from {', '.join(found)}.")
+    return found[name]()
+
+
+def resolve(analyzers: Sequence[str | Analyzer]) -> list[Analyzer]:
+    """Names and analyzers as analyzers, each name once."""
+    resolved = [analyzer_named(a) if isinstance(a, str) else a for a in analyzers]
+    names = [analyzer.name for analyzer in resolved]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not resolved or twice:
+        problem = f"named twice: {', '.join(twice)}" if twice else "none given"
+        raise InputError(f"Analyzers must be given once each; {problem}. Choose from {', '.join(known_names())}.")
+    return resolved
+
+
+def known_names() -> list[str]:
+    """Names of all analyzers."""
+    return [analyzer.name for analyzer in ANALYZERS]

@@ -1,0 +1,134 @@
+"""What every analyzer is: documented parameters, a reader, a result.
+
+An analyzer of heads averages twice: over the rows of an example, then over examples with equal weight. So batch size,
+padding and the order of examples never change a score. The interval is mean +- 1.96 standard errors over examples.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.attention.participants import Reader
+from interp.attention.rows import AttentionRows, Stream
+from interp.provenance import Provenance
+from interp.results import HeadScores, TokenMap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a reader must know of the model: how many layers and heads, and which kind of attention it reads."""
+
+    n_layers: int
+    n_heads: int
+    kind: str
+
+
+class AnalyzerReader(Reader):
+    """A reader that ends in a result."""
+
+    def result(self, provenance: Provenance, tokens: list[str]) -> HeadScores | TokenMap:
+        """The result; `tokens` are the texts of the first sequence's tokens."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analyzer(ABC):
+    """Parameters of one method; `reader` makes a fresh reader for one scan."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def reader(self, shape: Shape) -> AnalyzerReader:
+        """A reader with nothing read yet."""
+
+
+class HeadMeanReader(AnalyzerReader):
+    """Averages one number per row: over the rows of each example, then over examples. Subclasses call `add`."""
+
+    def __init__(self, shape: Shape, *, name: str, unit: str, value_range: tuple[float, float] | None) -> None:
+        self.kinds = frozenset({shape.kind})
+        self.shape, self.name, self.unit, self.value_range = shape, name, unit, value_range
+        self._examples: list[Float[Tensor, "example layer head"]] = []
+        self._chances: list[Float[Tensor, " example"]] = []
+        self._sums: dict[int, Float[Tensor, "example head"]] = {}
+        self._expected: dict[int, Float[Tensor, " example"]] = {}
+        self._counts: dict[int, Float[Tensor, " example"]] = {}
+
+    def begin(self, stream: Stream) -> None:
+        if stream.past == 0:
+            self._flush()
+
+    def add(
+        self,
+        rows: AttentionRows,
+        values: Float[Tensor, "batch head query"],
+        chance: Float[Tensor, "batch query"],
+        counted: Bool[Tensor, "batch query"] | Bool[Tensor, "1 query"],
+    ) -> None:
+        """Add one number per row, and what uniform attention over the visible keys would have given there.
+
+        Padding rows, and rows where `counted` is False, take no part.
+        """
+        if rows.query_valid is not None:
+            counted = counted & rows.query_valid
+        weight = counted.expand(values.shape[0], -1).double()
+        self.add_sums(
+            rows.layer,
+            (values * weight[:, None]).sum(-1),
+            (chance * weight).sum(-1),
+            weight.sum(-1),
+        )
+
+    def add_sums(
+        self,
+        layer: int,
+        sums: Float[Tensor, "batch head"],
+        expected: Float[Tensor, " batch"],
+        counts: Float[Tensor, " batch"],
+    ) -> None:
+        """Add sums over rows, their values under uniform attention, and the number of rows."""
+        for store, value in ((self._sums, sums), (self._expected, expected), (self._counts, counts)):
+            store[layer] = store[layer] + value if layer in store else value
+
+    def result(self, provenance: Provenance, tokens: list[str]) -> HeadScores:
+        self._flush()
+        examples = torch.cat(self._examples)
+        measured = ~examples.isnan()
+        n_examples = measured.sum(0)
+        mean = examples.nanmean(0)
+        spread = ((examples - mean).nan_to_num(0) ** 2).sum(0) / (n_examples - 1).clamp_min(1)
+        error = 1.96 * (spread / n_examples).sqrt()
+        known = n_examples > 1
+        several = bool(known.any())
+        return HeadScores(
+            name=self.name,
+            scores=mean,
+            unit=self.unit,
+            value_range=self.value_range,
+            chance=float(torch.cat(self._chances).nanmean()),
+            ci_low=torch.where(known, mean - error, torch.nan) if several else None,
+            ci_high=torch.where(known, mean + error, torch.nan) if several else None,
+            provenance=provenance,
+            notes={"examples": int(n_examples.max())},
+        )
+
+    def _flush(self) -> None:
+        if not self._sums:
+            return
+        n_examples = next(iter(self._sums.values())).shape[0]
+        means = torch.full((n_examples, self.shape.n_layers, self.shape.n_heads), torch.nan, dtype=torch.float64)
+        chances = torch.full((n_examples, self.shape.n_layers), torch.nan, dtype=torch.float64)
+        for layer, sums in self._sums.items():
+            counts = self._counts[layer].double()
+            means[:, layer, : sums.shape[1]] = (sums.double() / counts[:, None]).cpu()
+            chances[:, layer] = (self._expected[layer].double() / counts).cpu()
+        self._examples.append(means)
+        self._chances.append(chances.nanmean(-1))
+        for store in (self._sums, self._expected, self._counts):
+            store.clear()

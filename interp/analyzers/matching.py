@@ -1,0 +1,127 @@
+"""Heads that look at earlier copies of the current token: duplicate-token and induction heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.analyzers.analyzer import Analyzer, AnalyzerReader, HeadMeanReader, Shape
+from interp.attention.rows import AttentionRows, Stream
+from interp.errors import InputError
+
+BLOCK = 256
+
+
+@dataclass(frozen=True, eq=False)
+class EqualPairs:
+    """All pairs of an earlier equal token, as parallel lists ordered by query.
+
+    Attributes:
+        example, query, key: ``tokens[example, key] == tokens[example, query]`` with ``key < query``.
+    """
+
+    example: Int[Tensor, " pair"]
+    query: Int[Tensor, " pair"]
+    key: Int[Tensor, " pair"]
+
+    def between(self, first: int, last: int) -> EqualPairs:
+        """The pairs whose query lies in ``first..last``."""
+        low, high = torch.searchsorted(self.query, torch.tensor([first, last + 1], device=self.query.device)).tolist()
+        return EqualPairs(self.example[low:high], self.query[low:high], self.key[low:high])
+
+
+def equal_pairs(
+    tokens: Int[Tensor, "example position"],
+    valid: Bool[Tensor, "example position"] | None = None,
+    *,
+    first_query: int = 0,
+) -> EqualPairs:
+    """Find every earlier copy of every token, in blocks of queries so that no square of the length is held.
+
+    Example:
+        >>> pairs = equal_pairs(torch.tensor([[7, 8, 7, 8]]))
+        >>> list(zip(pairs.query.tolist(), pairs.key.tolist()))
+        [(2, 0), (3, 1)]
+    """
+    n_positions = tokens.shape[1]
+    positions = torch.arange(n_positions, device=tokens.device)
+    found: list[Tensor] = [torch.zeros(0, 3, dtype=torch.long, device=tokens.device)]
+    for start in range(first_query, n_positions, BLOCK):
+        end = min(start + BLOCK, n_positions)
+        equal = tokens[:, start:end, None] == tokens[:, None, :end]
+        equal &= positions[:end] < positions[start:end, None]
+        if valid is not None:
+            equal &= valid[:, start:end, None] & valid[:, None, :end]
+        query, example, key = equal.transpose(0, 1).nonzero(as_tuple=True)
+        found.append(torch.stack([example, query + start, key], 1))
+    example, query, key = torch.cat(found).unbind(1)
+    return EqualPairs(example, query.contiguous(), key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuplicateToken(Analyzer):
+    """Attention to earlier copies of the current token.
+
+    *Formula* (normalisation ``sum_per_query``): for every query with at least one earlier copy, the sum of ``A[i, j]``
+    over all ``j < i`` with ``tok[j] == tok[i]``; mean over those queries. *Range* [0, 1]. *Chance*: uniform attention
+    over the visible keys. NaN where no token repeats.
+    *Source*: Wang et al. 2022, arXiv 2211.00593.
+    """
+
+    name: ClassVar[str] = "duplicate-token"
+
+    def reader(self, shape: Shape) -> AnalyzerReader:
+        return _Matching(shape, name=self.name, unit="attention mass", value_range=(0.0, 1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Induction(Analyzer):
+    """Attention to what followed earlier copies of the current token (prefix matching).
+
+    *Formula* (normalisation ``sum_per_query``): for every query with at least one earlier copy, the sum of ``A[i, j]``
+    over all ``j <= i`` with ``tok[j-1] == tok[i]``; mean over those queries. The diagonal counts when a token repeats
+    at once. *Range* [0, 1]. *Chance*: uniform attention over the visible keys. NaN where no token repeats.
+    *Source*: Olsson et al. 2022, arXiv 2209.11895. Differences: RazorAttention's code takes the mean per target
+    (a perfect head on four copies gets 0.5), TransformerLens' ``detect_head`` divides by all rows.
+    """
+
+    name: ClassVar[str] = "induction"
+
+    def reader(self, shape: Shape) -> AnalyzerReader:
+        return _Matching(shape, name=self.name, unit="attention mass", value_range=(0.0, 1.0), shift=1)
+
+
+class _Matching(HeadMeanReader):
+    """Sums attention to the equal earlier tokens, or to the tokens `shift` places after them."""
+
+    def __init__(self, shape: Shape, *, name: str, unit: str, value_range: tuple[float, float], shift: int = 0) -> None:
+        super().__init__(shape, name=name, unit=unit, value_range=value_range)
+        self.shift = shift
+        self.pairs: EqualPairs | None = None
+
+    def begin(self, stream: Stream) -> None:
+        super().begin(stream)
+        if stream.tokens is None:
+            raise InputError(
+                f"{self.name} compares tokens, but the model got embeddings or images. Pass token ids."
+            )
+        self.pairs = equal_pairs(stream.tokens, stream.valid, first_query=stream.past)
+
+    def read_rows(self, rows: AttentionRows) -> None:
+        assert self.pairs is not None
+        n_examples = rows.pattern.shape[0]
+        pairs = self.pairs.between(int(rows.queries[0]), int(rows.queries[-1]))
+        row = torch.searchsorted(rows.queries, pairs.query)
+        key = pairs.key + self.shift - rows.keys[0]
+        inside = (rows.queries[row] == pairs.query) & (key >= 0) & (key < len(rows.keys))
+        example, row, key = pairs.example[inside], row[inside], key[inside]
+        sums = rows.pattern.new_zeros(n_examples, rows.pattern.shape[1], dtype=torch.float64)
+        sums.index_add_(0, example, rows.pattern[example, :, row, key].double())
+        n_targets = torch.zeros(n_examples, len(rows.queries), dtype=torch.float64, device=sums.device)
+        n_targets.index_put_((example, row), torch.ones_like(row, dtype=torch.float64), accumulate=True)
+        expected = (n_targets / rows.n_visible.clamp_min(1)).sum(-1)
+        self.add_sums(rows.layer, sums, expected, (n_targets > 0).double().sum(-1))

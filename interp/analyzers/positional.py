@@ -1,0 +1,95 @@
+"""Where a head looks by position alone: the first token, the previous token, and how spread out it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.analyzers.analyzer import Analyzer, AnalyzerReader, HeadMeanReader, Shape
+from interp.attention.rows import AttentionRows
+
+
+def mass_at(
+    pattern: Float[Tensor, "batch head query key"], index: Int[Tensor, "batch query"] | Int[Tensor, "1 query"]
+) -> Float[Tensor, "batch head query"]:
+    """Attention of every query to one key each, given as key index; 0 where the index is outside the block.
+
+    Example:
+        >>> pattern = torch.tensor([[[[1.0, 0.0], [0.3, 0.7]]]])
+        >>> mass_at(pattern, torch.tensor([[-1, 0]]))[0, 0].tolist()
+        [0.0, 0.30000001192092896]
+    """
+    n_keys = pattern.shape[-1]
+    index = index.expand(pattern.shape[0], -1)
+    chosen = index.clamp(0, n_keys - 1)[:, None, :, None].expand(-1, pattern.shape[1], -1, 1)
+    inside = (index >= 0) & (index < n_keys)
+    return pattern.gather(-1, chosen).squeeze(-1) * inside[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstTokenMass(Analyzer):
+    """Attention to the first real token (BOS where there is one), averaged over all later queries.
+
+    *Formula*: mean over i >= 1 of ``A[i, 0]``, positions counted from the first real token. The first query is left
+    out: it sees nothing else. *Range* [0, 1]. *Chance*: uniform attention over the visible keys.
+    *Source*: Xiao et al. 2023, arXiv 2309.17453; Gu et al. 2024, arXiv 2410.10781, whose alpha also counts the first
+    query and is therefore larger.
+    """
+
+    name: ClassVar[str] = "first-token"
+
+    def reader(self, shape: Shape) -> AnalyzerReader:
+        return _FirstToken(shape, name=self.name, unit="attention mass", value_range=(0.0, 1.0))
+
+
+class _FirstToken(HeadMeanReader):
+    def read_rows(self, rows: AttentionRows) -> None:
+        first = rows.first_key[:, None].to(rows.queries.device)
+        values = mass_at(rows.pattern, (first - rows.keys[0]).expand(-1, len(rows.queries)))
+        self.add(rows, values, 1 / rows.n_visible.clamp_min(1), rows.queries[None] != first)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviousToken(Analyzer):
+    """Attention to the previous token.
+
+    *Formula*: mean over i >= 1 of ``A[i, i-1]``. *Range* [0, 1]. *Chance*: uniform attention over the visible keys.
+    *Source*: Olsson et al. 2022, arXiv 2209.11895. TransformerLens' ``detect_head`` also counts the first row, which
+    has no previous token, and so reaches (n-1)/n at most.
+    """
+
+    name: ClassVar[str] = "previous-token"
+
+    def reader(self, shape: Shape) -> AnalyzerReader:
+        return _PreviousToken(shape, name=self.name, unit="attention mass", value_range=(0.0, 1.0))
+
+
+class _PreviousToken(HeadMeanReader):
+    def read_rows(self, rows: AttentionRows) -> None:
+        values = mass_at(rows.pattern, (rows.queries - 1 - rows.keys[0])[None])
+        first = rows.first_key[:, None].to(rows.queries.device)
+        self.add(rows, values, 1 / rows.n_visible.clamp_min(1), rows.queries[None] > first)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entropy(Analyzer):
+    """Shannon entropy of attention rows in nats.
+
+    *Formula*: mean over queries of ``-sum_j A[i, j] log A[i, j]``. *Range* [0, log n]. *Chance*: uniform attention
+    over the visible keys, ``log(visible)``, which is also the largest possible value.
+    """
+
+    name: ClassVar[str] = "entropy"
+
+    def reader(self, shape: Shape) -> AnalyzerReader:
+        return _Entropy(shape, name=self.name, unit="nats", value_range=None)
+
+
+class _Entropy(HeadMeanReader):
+    def read_rows(self, rows: AttentionRows) -> None:
+        everything = torch.ones(1, len(rows.queries), dtype=torch.bool, device=rows.queries.device)
+        self.add(rows, rows.entropy, rows.n_visible.clamp_min(1).log(), everything)

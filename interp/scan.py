@@ -1,0 +1,96 @@
+"""`scan`: one forward pass per batch, every analyzer at once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp.analyzers import resolve
+from interp.analyzers.analyzer import Analyzer, Shape
+from interp.attention.session import DEFAULT_BLOCK_BYTES, watch
+from interp.errors import InputError
+from interp.model.load import load
+from interp.model.model import Inputs, Model
+from interp.model.tokens import TokenBatch
+from interp.results import HeadScores, TokenMap
+
+
+def scan(
+    model: Model | str,
+    data: Inputs,
+    analyzers: Sequence[str | Analyzer],
+    *,
+    kind: str | None = None,
+    batch_size: int = 8,
+    prepend_bos: bool | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+    block_bytes: int = DEFAULT_BLOCK_BYTES,
+) -> dict[str, HeadScores | TokenMap]:
+    """Run a model once over data and give the result of every analyzer by its name.
+
+    Arguments:
+        model: a loaded model, or a name for `interp.load`.
+        data: a text, several texts, a token tensor ``[batch, position]``, or a `TokenBatch`.
+        analyzers: names (``interp.analyzers.known_names()``) or analyzers with their own parameters.
+        kind: kind of attention to read; None for the model's main one.
+        batch_size: examples per forward pass; changes speed and memory, never a score.
+        prepend_bos: for texts; None for the tokenizer's own habit.
+        seed: the seed the data was made with, for the record.
+        progress: a bar on stderr; None shows it on a terminal only.
+        block_bytes: memory of one block of attention rows.
+
+    Example:
+        >>> import interp
+        >>> result = interp.scan("mini", "Then Mary gave a ring to John", ["previous-token"])
+        >>> result["previous-token"].scores.shape[1]
+        8
+    """
+    if isinstance(model, str):
+        model = load(model)
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}; expected at least 1.")
+    chosen = resolve(analyzers)
+    kind = kind or model.sites.main_kind
+    sites = model.sites.of_kind(kind)
+    if not sites:
+        raise InputError(f"{model.name} has no {kind} attention; it has {', '.join(model.capabilities.kinds)}.")
+    n_layers = model.n_layers if kind == model.sites.main_kind else max(site.layer for site in sites) + 1
+    shape = Shape(n_layers=n_layers, n_heads=max(site.n_heads for site in sites), kind=kind)
+    readers = {analyzer.name: analyzer.reader(shape) for analyzer in chosen}
+    batches = list(batched(model, data, batch_size, prepend_bos))
+    bar = tqdm(batches, desc="scan", unit="batch", disable=None if progress is None else not progress)
+    with torch.inference_mode(), watch(model, *readers.values(), block_bytes=block_bytes):
+        for batch in bar:
+            model.hf(**model.forward_inputs(batch), **_without_logits(model))
+    provenance = model.provenance(batches, seed=seed, parameters={"kind": kind, "analyzers": [a.name for a in chosen]})
+    first = batches[0]
+    ids = first.tokens[0][first.mask[0].bool()].tolist()
+    tokens = model.to_str_tokens(ids) if model.tokenizer is not None else [str(i) for i in ids]
+    return {name: reader.result(provenance, tokens) for name, reader in readers.items()}
+
+
+def batched(model: Model, data: Inputs, batch_size: int, prepend_bos: bool | None = None) -> Iterator[TokenBatch]:
+    """Cut data into batches on the model's device, each padded for itself."""
+    if isinstance(data, str):
+        data = [data]
+    if isinstance(data, Tensor):
+        data = model.batch(data)
+    for start in range(0, max(1, len(data)), batch_size):
+        part = data[start : start + batch_size] if not isinstance(data, TokenBatch) else _rows(data, start, batch_size)
+        yield model.batch(part, prepend_bos=prepend_bos)
+
+
+def _rows(batch: TokenBatch, start: int, count: int) -> TokenBatch:
+    rows = slice(start, start + count)
+    return TokenBatch(batch.tokens[rows], batch.mask[rows], batch.prepend_bos)
+
+
+def _without_logits(model: Model) -> dict[str, Any]:
+    """Readers need no logits; where the model can leave most of them out, it should."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.hf.forward).parameters else {}
