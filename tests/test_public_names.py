@@ -45,6 +45,12 @@ def test_the_list_the_table_and_the_typed_imports_agree() -> None:
     assert typed == interp._MODULE_OF
 
 
+@pytest.mark.parametrize(("name", "module"), interp._MODULE_OF.items())
+def test_no_module_hides_the_public_name(name: str, module: str) -> None:
+    # Importing interp/scan.py would bind `interp.scan` to the module in place of the function.
+    assert module != f"interp.{name}", f"the file of {name} needs a name of its own"
+
+
 def test_a_misspelt_name_is_an_attribute_error_that_helps() -> None:
     with pytest.raises(AttributeError, match="module 'interp' has no attribute 'laod'; it has .*load"):
         interp.laod  # type: ignore[attr-defined]  # noqa: B018
