@@ -10,11 +10,10 @@ from circuits.tasks.induction import Induction
 from circuits.tasks.ioi import IndirectObject
 from circuits.tasks.prompts import TaskPrompts
 from circuits.tasks.relations import Relations
-from circuits.tasks.split import Split
 from circuits.tasks.task import Task
 from interp.errors import InputError
 
-__all__ = ["TASKS", "Split", "Task", "TaskPrompts", "get_task", "task_names"]
+__all__ = ["TASKS", "Task", "TaskPrompts", "get_task", "task_names"]
 
 TASKS: tuple[type[Task], ...] = (IndirectObject, Induction, GreaterThan, Relations)
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from circuits.tasks.encode import encode_prompts
 from circuits.tasks.prompts import TaskPrompts
-from circuits.tasks.split import Split, check_split, in_split
+from circuits.tasks.split import check_split, in_split
 from circuits.tasks.task import Task
 from circuits.tasks.text import Example, fill
 from circuits.tasks.words import token_count, word_list
@@ -48,7 +48,7 @@ class GreaterThan(Task):
         *,
         n: int,
         seed: int,
-        split: Split = "test",
+        split: str = "test",
         prepend_bos: bool | None = None,
     ) -> TaskPrompts:
         check_split(split)
@@ -68,7 +68,7 @@ class GreaterThan(Task):
         sign = torch.where(torch.arange(100) > start[:, None], 1.0, -1.0)
         return replace(prompts, choices=numbers.expand(len(prompts), -1), choice_sign=sign)
 
-    def examples(self, nouns: Sequence[str], random: Random, split: Split) -> Iterator[Example]:
+    def examples(self, nouns: Sequence[str], random: Random, split: str) -> Iterator[Example]:
         """Endless examples; the answer is uniform over the later years, the wrong token over the others."""
         while True:
             noun, century, year = random.choice(nouns), random.choice(CENTURIES), random.choice(YEARS)
@@ -117,24 +117,29 @@ class GreaterThan(Task):
 def number_tokens(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, "100"]:
     """The tokens of "00" to "99" after a two-digit century.
 
+    A number that follows no century as a token of its own (GPT-2 has 1100, 1200, ... as single tokens) is taken from
+    the vocabulary by its digits.
+
     Raises:
         InputError: the tokenizer does not cut four-digit years into two pairs of digits.
     """
-    carrier = "the year"
+    carrier, vocabulary = "the year", tokenizer.get_vocab()
+    numbers = [f"{number:02d}" for number in range(100)]
     tokens: dict[str, int] = {}
     for century in CENTURIES:
         head = tokenizer(f"{carrier} {century}", add_special_tokens=False)["input_ids"]
-        years = [f"{year:02d}" for year in range(100)]
-        rows = tokenizer([f"{carrier} {century}{year}" for year in years], add_special_tokens=False)["input_ids"]
-        for year, ids in zip(years, rows, strict=True):
+        rows = tokenizer([f"{carrier} {century}{number}" for number in numbers], add_special_tokens=False)["input_ids"]
+        for number, ids in zip(numbers, rows, strict=True):
             if ids[:-1] == head and ids[-1] != tokenizer.unk_token_id:
-                tokens.setdefault(year, ids[-1])
-    if len(tokens) < 100:
+                tokens.setdefault(number, ids[-1])
+    found = len(tokens)
+    tokens |= {number: vocabulary[number] for number in numbers if number not in tokens and number in vocabulary}
+    if found < 90 or len(tokens) < 100:
         raise InputError(
-            "The tokenizer cuts years into a century and two digits for only "
-            f"{len(tokens)} of the 100 two-digit numbers; greater-than needs all of them, as GPT-2's tokenizer has."
+            f"The tokenizer cuts years into a century and two digits for only {found} of the 100 two-digit numbers; "
+            "greater-than needs a tokenizer that does so, as GPT-2's."
         )
-    return torch.tensor([tokens[f"{year:02d}"] for year in range(100)])
+    return torch.tensor([tokens[number] for number in numbers])
 
 
 def _start_years(prompts: TaskPrompts, numbers: Int[Tensor, "100"]) -> Int[Tensor, " prompt"]:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from circuits.tasks.encode import resolve_bos
 from circuits.tasks.prompts import TaskPrompts
-from circuits.tasks.split import Split, check_split, stable_number
+from circuits.tasks.split import check_split, stable_number
 from circuits.tasks.task import Task
 from interp.errors import InputError
 
@@ -54,7 +54,7 @@ class Induction(Task):
         *,
         n: int,
         seed: int,
-        split: Split = "test",
+        split: str = "test",
         prepend_bos: bool | None = None,
     ) -> TaskPrompts:
         check_split(split)

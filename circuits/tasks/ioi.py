@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
-from typing import Literal, get_args
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -12,13 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from circuits.tasks.encode import encode_prompts
 from circuits.tasks.ioi_templates import TEMPLATE_NAMES, TEMPLATES
 from circuits.tasks.prompts import TaskPrompts
-from circuits.tasks.split import Split, check_split, in_split
+from circuits.tasks.split import check_split, in_split
 from circuits.tasks.task import Task
 from circuits.tasks.text import Example, fill
 from circuits.tasks.words import single_token_words, word_list
 from interp.errors import InputError
 
-Corruption = Literal["s2_random", "s2_io_flip", "abc"]
+CORRUPTIONS = ("s2_random", "s2_io_flip", "abc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +41,11 @@ class IndirectObject(Task):
     source = "Wang et al. 2022, arXiv 2211.00593"
     key_positions = ("IO", "S1", "S1+1", "S2", "END")
     chance = 0.5  # one of the two names
-    corruption: Corruption = "s2_random"
+    corruption: str = "s2_random"
 
     def __post_init__(self) -> None:
-        if self.corruption not in get_args(Corruption):
-            raise InputError(
-                f"Unknown corruption {self.corruption!r} of ioi; choose from {', '.join(get_args(Corruption))}."
-            )
+        if self.corruption not in CORRUPTIONS:
+            raise InputError(f"Unknown corruption {self.corruption!r} of ioi; choose from {', '.join(CORRUPTIONS)}.")
 
     def prompts(
         self,
@@ -56,11 +53,11 @@ class IndirectObject(Task):
         *,
         n: int,
         seed: int,
-        split: Split = "test",
+        split: str = "test",
         prepend_bos: bool | None = None,
     ) -> TaskPrompts:
         check_split(split)
-        names = single_token_words(tokenizer, word_list("names"), what="names", at_least=8)
+        names = single_token_words(tokenizer, word_list("names"), what="names", at_least=20)
         return encode_prompts(
             self.examples(names, Random(f"ioi-{split}-{seed}"), split),
             tokenizer,
@@ -71,7 +68,7 @@ class IndirectObject(Task):
             prepend_bos=prepend_bos,
         )
 
-    def examples(self, names: tuple[str, ...], random: Random, split: Split) -> Iterator[Example]:
+    def examples(self, names: tuple[str, ...], random: Random, split: str) -> Iterator[Example]:
         """Endless examples, templates in turn, so that every prefix is balanced between BABA and ABBA."""
         places, objects = word_list("places"), word_list("objects")
         scenes = [(place, thing) for place in places for thing in objects if in_split(split, place, thing)]
@@ -108,7 +105,7 @@ class IndirectObject(Task):
         return super().measurements(logits, prompts) | {"top-1 accuracy": top}
 
 
-def _draw_names(names: tuple[str, ...], random: Random, split: Split) -> list[str]:
+def _draw_names(names: tuple[str, ...], random: Random, split: str) -> list[str]:
     """Five different names, of which the first two are a pair of this split."""
     while True:
         drawn = random.sample(names, 5)

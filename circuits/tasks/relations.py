@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from circuits.tasks.encode import encode_prompts
 from circuits.tasks.prompts import TaskPrompts
-from circuits.tasks.split import Split, check_split, stable_number
+from circuits.tasks.split import check_split, stable_number
 from circuits.tasks.task import Task
 from circuits.tasks.text import Example, fill
 from circuits.tasks.words import single_token_words, word_pairs
@@ -113,7 +113,7 @@ class Relations(Task):
         *,
         n: int,
         seed: int,
-        split: Split = "test",
+        split: str = "test",
         prepend_bos: bool | None = None,
     ) -> TaskPrompts:
         check_split(split)
@@ -128,10 +128,9 @@ class Relations(Task):
             prepend_bos=prepend_bos,
         )
 
-    def examples(self, pairs: dict[str, list[tuple[str, str]]], random: Random, split: Split) -> Iterator[Example]:
+    def examples(self, pairs: dict[str, list[tuple[str, str]]], random: Random, split: str) -> Iterator[Example]:
         """Endless examples, relations in turn; each subject comes once before any comes twice."""
-        templates = {name: [i for i, (relation, _) in enumerate(TEMPLATES) if relation.name == name] for name in pairs}
-        combinations = {name: _combinations(pairs[name], templates[name], split) for name in pairs}
+        combinations = {name: _combinations(name, pairs[name], split) for name in pairs}
         queues: dict[str, list[tuple[int, str, str]]] = {name: [] for name in pairs}
         while True:
             for name, queue in queues.items():
@@ -139,9 +138,8 @@ class Relations(Task):
                     queue.extend(random.sample(combinations[name], len(combinations[name])))
                 template, subject, answer = queue.pop()
                 others = [c for c in combinations[name] if c[0] == template and c[2] != answer]
-                if others:
-                    _, other, wrong = random.choice(others)
-                    yield _example(template, subject, answer, other, wrong)
+                _, other, wrong = random.choice(others)
+                yield _example(template, subject, answer, other, wrong)
 
 
 def _example(template: int, subject: str, answer: str, other: str, wrong: str) -> Example:
@@ -155,14 +153,23 @@ def _example(template: int, subject: str, answer: str, other: str, wrong: str) -
     )
 
 
-def _combinations(pairs: list[tuple[str, str]], templates: list[int], split: Split) -> list[tuple[int, str, str]]:
-    """(template, subject, answer) of the split."""
-    return [
+def _combinations(name: str, pairs: list[tuple[str, str]], split: str) -> list[tuple[int, str, str]]:
+    """(template, subject, answer) of the split, those left out whose sentence no other subject shares."""
+    templates = [index for index, (relation, _) in enumerate(TEMPLATES) if relation.name == name]
+    found = [
         (template, subject, answer)
         for subject, answer in pairs
         for place, template in enumerate(templates)
         if (stable_number(subject, answer) % len(templates) == place) == (split == "test")
     ]
+    answers = {template: {answer for at, _, answer in found if at == template} for template in templates}
+    shared = [combination for combination in found if len(answers[combination[0]]) > 1]
+    if not shared:
+        raise InputError(
+            f"The tokenizer has only {len(pairs)} pairs of {name} as single tokens, too few to ask two subjects in the "
+            "same sentence; use a model whose vocabulary has whole words."
+        )
+    return shared
 
 
 def _usable_pairs(tokenizer: PreTrainedTokenizerBase, name: str) -> list[tuple[str, str]]:

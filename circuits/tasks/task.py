@@ -8,7 +8,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from circuits.tasks.prompts import TaskPrompts
-from circuits.tasks.split import Split
 
 
 class Task(ABC):
@@ -40,7 +39,7 @@ class Task(ABC):
         *,
         n: int,
         seed: int,
-        split: Split = "test",
+        split: str = "test",
         prepend_bos: bool | None = None,
     ) -> TaskPrompts:
         """`n` distinct prompts of a split; the same seed gives the same prompts on every machine.

@@ -48,8 +48,8 @@ def measure(
         row | {"threshold": threshold}
         for row, threshold in zip(json.loads(frame.round(4).to_json(orient="records")), thresholds, strict=True)
     ]
-    mixture = Mixture(tokenizer=tokenizer, seed=recipe.seed + 1, steps=recipe.steps, sizes=((32, 128, 1.0),))
-    tokens, _ = mixture.batch(0)
+    mixture = Mixture(tokenizer=tokenizer, seed=recipe.seed + 1, sizes=((32, 128, 1.0),), curriculum_steps=1)
+    tokens, _ = mixture.batch(1)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "recipe": asdict(recipe),

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import math
 import tempfile
 import time
 from pathlib import Path
@@ -45,11 +44,8 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> LlamaForC
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up to the peak, then a cosine to zero."""
-    progress = (step + 1) / recipe.steps
-    if progress < recipe.warmup:
-        return recipe.peak_rate * progress / recipe.warmup
-    return recipe.peak_rate * 0.5 * (1 + math.cos(math.pi * (progress - recipe.warmup) / (1 - recipe.warmup)))
+    """Linear warm-up to the peak, the peak, and a linear fall to zero over the last steps."""
+    return recipe.peak_rate * min(1.0, (step + 1) / recipe.warmup_steps, (recipe.steps - step) / recipe.decay_steps)
 
 
 def loss_by_kind(
@@ -74,7 +70,9 @@ def train(recipe: Recipe, work: Path) -> tuple[LlamaForCausalLM, PreTrainedToken
     gains = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": gains, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.peak_rate, betas=(0.9, 0.98))
-    mixture = Mixture(tokenizer=tokenizer, seed=recipe.seed, steps=recipe.steps, sizes=recipe.sizes)
+    mixture = Mixture(
+        tokenizer=tokenizer, seed=recipe.seed, sizes=recipe.sizes, curriculum_steps=recipe.curriculum_steps
+    )
     progress = load_checkpoint(work, model, optimizer) or {"step": 0, "seconds": 0.0, "curve": []}
     log.info("%d parameters, from step %d", sum(p.numel() for p in model.parameters()), progress["step"])
     model.train()

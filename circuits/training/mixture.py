@@ -33,17 +33,17 @@ class Mixture:
     """The stream of training batches.
 
     Arguments:
-        sizes: (rows, tokens, share) of each batch shape; the first one is used alone for the first `warmup` share.
+        sizes: (rows, tokens, share) of each batch shape; during the curriculum only the first one is used.
+        curriculum_steps: steps during which the blocks grow from a few tokens, repeated all through the row; copying
+            pays at once in these, while two copies of a long block alone teach nothing for a thousand steps.
         induction_rows: share of rows that hold blocks only.
-        warmup: share of the training during which blocks grow to full length.
     """
 
     tokenizer: PreTrainedTokenizerBase
     seed: int
-    steps: int
     sizes: tuple[tuple[int, int, float], ...]
-    induction_rows: float = 0.4
-    warmup: float = 0.1
+    curriculum_steps: int
+    induction_rows: float = 0.45
     _pool: tuple[int, dict[str, list[Segment]]] = field(default=(-1, {}), init=False)
 
     def __post_init__(self) -> None:
@@ -53,11 +53,9 @@ class Mixture:
     def batch(self, step: int) -> tuple[Int[Tensor, "row token"], Int[Tensor, "row token"]]:
         """Tokens and target kinds of a step, the same whenever it is asked for."""
         random = np.random.default_rng([self.seed, step])
-        progress = step / self.steps
+        growth = min(1.0, step / self.curriculum_steps)
         shares = [share for _, _, share in self.sizes]
-        choice = random.choice(len(shares), p=shares) if progress > self.warmup else 0
-        n_rows, length, _ = self.sizes[choice]
-        growth = min(1.0, 0.25 + progress / self.warmup)
+        n_rows, length, _ = self.sizes[random.choice(len(shares), p=shares) if growth == 1 else 0]
         pool = self._sentences(step // POOL_STEPS)
         rows = [self._row(random, pool, length, growth) for _ in range(n_rows)]
         tokens, kinds = (torch.tensor(part) for part in zip(*rows, strict=True))
@@ -84,12 +82,13 @@ class Mixture:
         return pool[task][random.integers(len(pool[task]))]
 
     def _blocks(self, random: np.random.Generator, room: int, growth: float) -> Segment:
-        """Some filler, then one block of different tokens repeated two to four times, or as far as the room goes."""
-        longest = max(4, min(110, int(growth * room / 2)))
+        """One block of different tokens: all through the room, or two to four times behind some filler."""
+        longest = max(6, min(110, int((0.2 + 0.8 * growth) * room / 2)))
         block = int(random.integers(3, longest + 1))
-        filler = int(random.integers(0, max(1, room - 2 * block + 1))) if random.random() < 0.5 else 0
+        filler, copies = 0, room // block + 1
+        if growth == 1 and random.random() < 0.5:
+            filler, copies = int(random.integers(0, max(1, room - 2 * block + 1))), int(random.integers(2, 5))
         drawn = self._ordinary[random.choice(len(self._ordinary), filler + block, replace=False)].tolist()
-        copies = int(random.integers(2, 5))
         tokens = drawn[:filler] + drawn[filler:] * copies
         undetermined = filler + block + 1  # the first token of the second copy is not known to be a repetition
         kinds = [IGNORED] * undetermined + [KINDS.index("induction")] * (len(tokens) - undetermined)
