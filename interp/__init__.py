@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from interp.model.load import load
     from interp.model.model import Model
     from interp.results import HeadScores, TokenMap, load_result
-    from interp.scan import scan
+    from interp.scanning import scan
 
 __version__ = "0.1.0"
 
@@ -61,7 +61,7 @@ _MODULE_OF = {
     "find_heads": "circuits.find_heads",
     "load": "interp.model.load",
     "load_result": "interp.results",
-    "scan": "interp.scan",
+    "scan": "interp.scanning",
     "watch": "interp.attention.session",
 }
 
