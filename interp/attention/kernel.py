@@ -115,7 +115,7 @@ class Workspace:
 
 def block_scores(
     query: Float[Tensor, "batch head query d_head"],
-    key: Float[Tensor, "batch kv_head key d_head"],
+    key: Float[Tensor, "batch kv_head position d_head"],
     block: Block,
     view: Visibility,
     *,
@@ -124,7 +124,7 @@ def block_scores(
     bias: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Float[Tensor, "batch head query key"]:
-    """Masked scores of one block in float32; `query` holds the block's rows only.
+    """Masked scores of one block in float32; `query` holds the block's rows only, `key` every position of the call.
 
     Soft capping comes before the bias, the bias before the mask, as in Gemma 2 and T5. Without autograd the result is
     written into `out`.
@@ -188,7 +188,7 @@ def block_pattern(
 
 def block_output(
     pattern: Float[Tensor, "batch head query key"],
-    value: Float[Tensor, "batch kv_head key d_value"],
+    value: Float[Tensor, "batch kv_head position d_value"],
     block: Block,
 ) -> Float[Tensor, "batch query head d_value"]:
     """Head outputs ``pattern @ value`` of one block, in the dtype of the values."""
