@@ -62,8 +62,13 @@ def loss_by_kind(
     return {KINDS[index]: (losses[mask].mean(), right[mask].mean().item()) for index, mask in present.items()}
 
 
-def train(recipe: Recipe, work: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, dict[str, Any]]:
-    """Train, or go on from the checkpoint in `work`; returns model, tokenizer and progress (curve and seconds)."""
+def train(
+    recipe: Recipe, work: Path, *, stop_at: int | None = None
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, dict[str, Any]]:
+    """Train, or go on from the checkpoint in `work`, up to the step `stop_at` or the recipe's last.
+
+    Returns model, tokenizer and progress (step, seconds, curve of losses).
+    """
     tokenizer = build_tokenizer()
     model = build_model(recipe, tokenizer)
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -76,7 +81,8 @@ def train(recipe: Recipe, work: Path) -> tuple[LlamaForCausalLM, PreTrainedToken
     progress = load_checkpoint(work, model, optimizer) or {"step": 0, "seconds": 0.0, "curve": []}
     log.info("%d parameters, from step %d", sum(p.numel() for p in model.parameters()), progress["step"])
     model.train()
-    while progress["step"] < recipe.steps:
+    last = min(recipe.steps, stop_at or recipe.steps)
+    while progress["step"] < last:
         began = time.perf_counter()
         record = _step(recipe, model, optimizer, mixture, progress["step"])
         progress["step"] += 1
@@ -84,7 +90,7 @@ def train(recipe: Recipe, work: Path) -> tuple[LlamaForCausalLM, PreTrainedToken
         if progress["step"] % recipe.log_every == 0:
             progress["curve"].append(record)
             log.info("step %d, %.0f s: %s", progress["step"], progress["seconds"], record)
-        if progress["step"] % recipe.save_every == 0 or progress["step"] == recipe.steps:
+        if progress["step"] % recipe.save_every == 0 or progress["step"] == last:
             save_checkpoint(work, model, optimizer, progress)
     return model.eval(), tokenizer, progress
 

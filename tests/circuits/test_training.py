@@ -1,0 +1,81 @@
+"""The recipe: batches and weights follow from the seed, also after a stop in the middle."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from circuits.training import mixture as mixture_module
+from circuits.training.mini import build_model, learning_rate, train
+from circuits.training.mixture import IGNORED, KINDS, Mixture
+from circuits.training.recipe import Recipe
+from circuits.training.sinks import first_token_mass
+
+TINY = Recipe(
+    d_model=16, n_layers=1, d_mlp=16, steps=4, decay_steps=2, sizes=((2, 32, 1.0),), save_every=2, log_every=1
+)
+
+
+@pytest.fixture(autouse=True)
+def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small pools, so that the tests take moments."""
+    monkeypatch.setattr(mixture_module, "POOL_PROMPTS", dict.fromkeys(mixture_module.TEXT_TASKS, 60))
+
+
+@pytest.fixture
+def mixture(word_tokenizer: PreTrainedTokenizerBase) -> Mixture:
+    return Mixture(tokenizer=word_tokenizer, seed=3, sizes=((8, 64, 0.5), (2, 256, 0.5)), curriculum_steps=10)
+
+
+def test_a_batch_depends_on_seed_and_step_only(mixture: Mixture, word_tokenizer: PreTrainedTokenizerBase) -> None:
+    later, first = mixture.batch(20), mixture.batch(0)
+    again = replace(mixture)
+    assert all(torch.equal(a, b) for a, b in zip(again.batch(0) + again.batch(20), first + later, strict=True))
+    assert not torch.equal(replace(mixture, seed=4).batch(0)[0], first[0])
+
+
+def test_bos_leads_each_row_and_stands_nowhere_else(mixture: Mixture, word_tokenizer: PreTrainedTokenizerBase) -> None:
+    tokens = torch.cat([mixture.batch(step)[0].flatten(1)[:, :64] for step in (0, 30, 31)])
+    assert (tokens[:, 0] == word_tokenizer.bos_token_id).all()
+    assert (tokens[:, 1:] != word_tokenizer.bos_token_id).all()
+
+
+def test_induction_targets_are_determined_by_the_row(mixture: Mixture) -> None:
+    batches = [mixture.batch(step) for step in range(6)]  # within the curriculum, all of one shape
+    tokens, kinds = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    rows, places = (kinds == KINDS.index("induction")).nonzero(as_tuple=True)
+    assert len(rows) > 20
+    for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+        before = tokens[row, : place - 1].tolist()
+        followers = {tokens[row, at + 1].item() for at, token in enumerate(before) if token == tokens[row, place - 1]}
+        assert tokens[row, place] in followers
+    assert (kinds[:, 0] == IGNORED).all()
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    recipe = Recipe(steps=1000, warmup_steps=100, decay_steps=200, peak_rate=1.0)
+    assert [learning_rate(recipe, step) for step in (0, 49, 500, 900, 999)] == [0.01, 0.5, 1.0, 0.5, 0.005]
+
+
+def test_a_stopped_run_ends_with_the_same_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    whole, _, progress = train(TINY, tmp_path / "whole")
+    train(TINY, tmp_path / "parts", stop_at=2)
+    parts, _, resumed = train(TINY, tmp_path / "parts")
+    assert "from step 2" in caplog.text
+    assert progress["step"] == resumed["step"] == 4
+    assert progress["curve"] == resumed["curve"]
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, parts.state_dict()[name])
+
+
+def test_first_token_mass_of_even_attention(word_tokenizer: PreTrainedTokenizerBase) -> None:
+    model = build_model(TINY, word_tokenizer).eval()
+    for layer in model.model.layers:
+        torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
+    mass = first_token_mass(model, torch.arange(4, 12)[None])
+    expected = sum(1 / keys for keys in range(2, 9)) / 7
+    torch.testing.assert_close(mass, torch.full((1, 8), expected))
