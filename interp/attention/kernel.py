@@ -113,6 +113,11 @@ class Workspace:
         return buffer[:size].view(shape)
 
 
+def row_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of scores and patterns: half precision is raised to float32, float64 stays."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def block_scores(
     query: Float[Tensor, "batch head query d_head"],
     key: Float[Tensor, "batch kv_head position d_head"],
@@ -124,7 +129,7 @@ def block_scores(
     bias: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Float[Tensor, "batch head query key"]:
-    """Masked scores of one block in float32; `query` holds the block's rows only, `key` every position of the call.
+    """Masked scores of one block in float32 (float64 for a float64 model); `query` holds the block's rows only, `key` every position of the call.
 
     Soft capping comes before the bias, the bias before the mask, as in Gemma 2 and T5. Without autograd the result is
     written into `out`.
@@ -138,7 +143,7 @@ def block_scores(
         torch.baddbmm(target, grouped.flatten(0, 1), keys.flatten(0, 1), beta=0, alpha=scale, out=target)
         scores = out
     else:
-        scores = ((grouped @ keys) * scale).float().view(batch, n_heads, n_queries, n_keys)
+        scores = ((grouped @ keys) * scale).to(row_dtype(query.dtype)).view(batch, n_heads, n_queries, n_keys)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if bias is not None:
@@ -173,9 +178,9 @@ def block_pattern(
     sink_logits: Float[Tensor, " head"] | None = None,
     out: Tensor | None = None,
 ) -> Float[Tensor, "batch head query key"]:
-    """Softmax over the keys, in float32. A sink logit takes part in the sum and is dropped; blind rows become zero."""
+    """Softmax over the keys, in the dtype of the scores. A sink logit takes part in the sum and is dropped; blind rows become zero."""
     if sink_logits is not None:
-        sink = sink_logits.float().view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+        sink = sink_logits.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
         pattern = torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
     elif out is not None:
         pattern = torch.softmax(scores, -1, out=out)
