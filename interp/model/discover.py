@@ -36,7 +36,7 @@ def discover_sites(hf: PreTrainedModel, inputs: dict[str, Tensor]) -> SiteMap:
     """Run the model once with an attention function that only takes notes, and name the sites found.
 
     Raises:
-        ModelNotSupported: attention is never dispatched through the interface.
+        ModelNotSupported: attention is never dispatched through the interface, or the model does not run at all.
     """
     names: dict[nn.Module, str] = {module: name for name, module in hf.named_modules()}
     _runs.clear()
@@ -47,6 +47,8 @@ def discover_sites(hf: PreTrainedModel, inputs: dict[str, Tensor]) -> SiteMap:
             hf(**inputs)
         runs = list(_runs)
         started = Counter(_started)
+    except Exception as error:  # whatever a model raises when its attention function is exchanged
+        raise _refusal(hf, inputs, error) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -58,6 +60,23 @@ def discover_sites(hf: PreTrainedModel, inputs: dict[str, Tensor]) -> SiteMap:
             "interface, so attention can be neither read nor edited there. Use a model family that dispatches (README)."
         )
     return SiteMap(hf, _name_sites(hf, _one_per_run(runs, started), names, inputs))
+
+
+def _refusal(hf: PreTrainedModel, inputs: dict[str, Tensor], error: Exception) -> ModelNotSupported:
+    """Tell a model that cannot do without its own attention function from one that these inputs do not fit."""
+    name, reason = type(hf).__name__, f"{type(error).__name__}: {error}"
+    try:
+        with torch.no_grad():
+            hf(**inputs)
+    except Exception as own:  # likewise
+        return ModelNotSupported(
+            f"{name} failed the trial run: on {', '.join(inputs)} it raises {type(own).__name__}: {own}. "
+            "interp does not know which inputs this architecture takes; please report it."
+        )
+    return ModelNotSupported(
+        f"{name} failed the dispatch check: with another attention function than its own it raises {reason}. "
+        "Its attention can be neither read nor edited; use a model family that dispatches (README)."
+    )
 
 
 def _count_run(module: nn.Module, args: tuple[Any, ...]) -> None:
