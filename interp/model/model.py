@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -15,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from interp.attention.sites import AttentionSite, SiteMap
 from interp.errors import InputError
 from interp.model.bridge import bridge_view
+from interp.model.padding import left_padded_inputs
 from interp.model.probe import Capabilities, output_tensor, probe
 from interp.model.tokens import PaddingSide, TokenBatch, encode, pad, str_tokens
 from interp.provenance import Provenance, hash_prompts
@@ -174,22 +174,35 @@ class Model:
             raise InputError(f"{self.name} cannot generate text. Use a causal or encoder-decoder language model.")
         if kwargs.get("num_beams", 1) > 1:
             raise InputError("Beam search reorders sequences under way, which readers cannot follow. Use num_beams=1.")
-        batch = self.batch(inputs, padding_side="left")
-        if batch.padding_side == "right":
-            raise InputError("Generation needs padding on the left. Use model.batch(texts, padding_side='left').")
+        # An encoder-decoder pads the text of its encoder and continues another; a decoder continues the text itself.
+        side: PaddingSide = "right" if self.hf.config.is_encoder_decoder else "left"
+        batch = self.batch(inputs, padding_side=side)
+        if batch.padding_side not in (None, side):
+            raise InputError(
+                f"Generation with {self.name} needs padding on the {side}. "
+                f"Use model.batch(texts, padding_side='{side}')."
+            )
         options = {"do_sample": False, "pad_token_id": self._pad_id, **kwargs}
         generate: Any = self.hf.generate
         return generate(input_ids=batch.tokens, attention_mask=batch.mask, max_new_tokens=max_new_tokens, **options)
 
     def forward_inputs(self, batch: TokenBatch) -> dict[str, Tensor]:
-        """Keywords for ``hf(...)``: the mask only where something is padded, positions that skip left padding."""
+        """Keywords for ``hf(...)``: the mask only where something is padded, positions that skip left padding.
+
+        Raises:
+            InputError: the batch is padded on the left, and on this model that would change the numbers.
+        """
         inputs: dict[str, Tensor] = {"input_ids": batch.tokens}
         if batch.padding_side is None:
             return inputs
-        inputs["attention_mask"] = batch.mask
-        if batch.padding_side == "left" and self._takes_positions:
-            inputs["position_ids"] = (batch.mask.cumsum(-1) - 1).clamp_min(0)
-        return inputs
+        if batch.padding_side == "right":
+            return {**inputs, "attention_mask": batch.mask}
+        if not self.capabilities.left_padding:
+            raise InputError(
+                f"{self.name} numbers positions from the first column, so left padding changes what it computes for "
+                "real tokens. Pad on the right (padding_side='right')."
+            )
+        return left_padded_inputs(self.hf, batch.tokens, batch.mask)
 
     def provenance(
         self,
@@ -216,18 +229,13 @@ class Model:
             warnings=tuple(warnings),
         )
 
-    @cached_property
-    def _takes_positions(self) -> bool:
-        """RoBERTa-like embeddings derive positions from the padding token and count from another origin."""
-        from_padding = any(
-            name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
-            for name, module in self.hf.named_modules()
-        )
-        return "position_ids" in inspect.signature(self.hf.forward).parameters and not from_padding
-
     @property
     def _pad_id(self) -> int:
-        ids = (getattr(self.tokenizer, "pad_token_id", None), getattr(self.tokenizer, "eos_token_id", None))
+        ids = (
+            getattr(self.tokenizer, "pad_token_id", None),
+            getattr(self.tokenizer, "eos_token_id", None),
+            getattr(self.text_config, "pad_token_id", None),
+        )
         return next((i for i in ids if i is not None), 0)
 
     def _check_length(self, tokens: Int[Tensor, "batch position"]) -> None:

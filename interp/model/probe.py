@@ -5,6 +5,8 @@ Checks, on a few tokens:
     agreement   outputs equal the model's own eager attention
     rows        attention rows sum to one (to less only with a learned sink logit)
     causality   zeroing every row changes the output, for each kind of attention
+
+It also measures what can differ between supported models, above all whether left padding leaves real tokens alone.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from interp.attention.implementation import attention_implementation
@@ -23,6 +26,7 @@ from interp.attention.session import watch
 from interp.attention.sites import SiteMap
 from interp.errors import ModelNotSupported
 from interp.model.discover import discover_sites
+from interp.model.padding import left_padded_inputs
 from interp.model.probe_inputs import probe_inputs
 
 # Largest accepted difference, relative to the largest output, from the model's own attention.
@@ -38,6 +42,7 @@ class Capabilities:
         sink_logits: rows sum to less than one because a learned sink logit takes part.
         generates: the model can generate text.
         takes_images: the model takes pictures.
+        left_padding: text may be padded on the left; False where that changes the numbers of real tokens.
         output_difference: largest difference from eager attention, relative to the largest output.
     """
 
@@ -45,6 +50,7 @@ class Capabilities:
     sink_logits: bool
     generates: bool
     takes_images: bool
+    left_padding: bool
     output_difference: float
 
 
@@ -101,19 +107,35 @@ def probe(hf: PreTrainedModel) -> tuple[SiteMap, Capabilities]:
                     f"{name} failed the causality check: zeroing every {kind} attention row left the output unchanged, "
                     "so edits would have no effect. Please report this model."
                 )
+        left_padding = "input_ids" in inputs and _left_padding_is_harmless(hf, site_map, inputs, plain)
     capabilities = Capabilities(
         kinds=kinds,
         sink_logits=sums.sink_logits,
         generates=bool(hf.can_generate()),
         takes_images="vision" in kinds,
+        left_padding=left_padding,
         output_difference=difference,
     )
     return site_map, capabilities
 
 
-def _watched_output(site_map: SiteMap, inputs: dict[str, Tensor], participant: Participant) -> Tensor:
-    with watch(site_map, participant):
+def _watched_output(site_map: SiteMap, inputs: dict[str, Tensor], *participants: Participant) -> Tensor:
+    with watch(site_map, *participants):
         return output_tensor(site_map.hf(**inputs))
+
+
+def _left_padding_is_harmless(
+    hf: PreTrainedModel, site_map: SiteMap, inputs: dict[str, Tensor], expected: Tensor
+) -> bool:
+    """Whether two columns of padding in front leave the output of the real tokens as it is."""
+    shape = inputs["input_ids"].shape
+    padded = {name: pad(value, (2, 0)) for name, value in inputs.items() if value.shape == shape}
+    tokens = padded["input_ids"]
+    padded |= left_padded_inputs(hf, tokens, pad(torch.ones(shape, dtype=torch.long), (2, 0)).to(tokens.device))
+    output = _watched_output(site_map, inputs | padded)
+    if output.dim() > 1 and output.shape[1] == expected.shape[1] + 2:
+        output = output[:, 2:]
+    return _relative_difference(output, expected) <= TOLERANCE.get(expected.dtype, 5e-2)
 
 
 def output_tensor(output: Any) -> Tensor:
