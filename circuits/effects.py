@@ -1,0 +1,136 @@
+"""From metrics of patched runs to effects of heads, with bootstrap intervals. Pure functions, no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from circuits.patching import PatchedMetrics
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeadEffects:
+    """Effects of heads as shares of what the corruption does to the metric, `[layer, head]`.
+
+    Attributes:
+        noising: share of the metric lost when the head speaks as on the corrupted prompt.
+        denoising: share of the metric regained when the head speaks as on the clean prompt.
+        effect: mean of the two; 0 no part in the task, 1 all of it, negative works against it. No bounds.
+        ci_low, ci_high: 95 % interval of `effect` from resampling the prompts.
+        gap: metric on clean minus metric on corrupted prompts, the denominator; `gap_low` and `gap_high` its interval.
+    """
+
+    noising: Float[Tensor, "layer head"]
+    denoising: Float[Tensor, "layer head"]
+    effect: Float[Tensor, "layer head"]
+    ci_low: Float[Tensor, "layer head"]
+    ci_high: Float[Tensor, "layer head"]
+    gap: float
+    gap_low: float
+    gap_high: float
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with the denominator, in one sentence; None when nothing is."""
+        if self.gap == 0:
+            return (
+                "The corruption does not change the metric, so effects relative to it are undefined (NaN); "
+                "raw differences stand in the result."
+            )
+        if self.gap_low <= 0 <= self.gap_high or self.gap < 0:
+            return (
+                f"The metric on clean prompts does not clearly exceed that on corrupted ones (difference {self.gap:.3g}"
+                f", 95 % interval {self.gap_low:.3g} to {self.gap_high:.3g}), so the model does not show this "
+                "behaviour and effects relative to it mean little."
+            )
+        return None
+
+
+def head_effects(metrics: PatchedMetrics, *, seed: int, resamples: int = RESAMPLES) -> HeadEffects:
+    """Normalise patched metrics and resample the prompts.
+
+    *Formula*, with means over prompts: noising ``(clean - noised) / (clean - corrupted)``, denoising
+    ``(denoised - corrupted) / (clean - corrupted)``. Ratios of means, not means of ratios: a single prompt's difference
+    can be zero. Where the denominator is 0 all are NaN.
+
+    Arguments:
+        seed: of a private generator; the same for numerator and denominator, so their errors stay paired.
+    """
+    n_prompts = len(metrics.clean)
+    even = torch.full((1, n_prompts), 1 / n_prompts, dtype=torch.float64)
+    noising, denoising, gap = _ratios(metrics, even)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(n_prompts, (resamples, n_prompts), generator=generator)
+    weights = torch.zeros(resamples, n_prompts, dtype=torch.float64)
+    weights.scatter_add_(1, drawn, torch.full_like(drawn, 1, dtype=torch.float64) / n_prompts)
+    noised, denoised, gaps = _ratios(metrics, weights)
+    tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    low, high = ((noised + denoised) / 2).quantile(tails, dim=-1)
+    gap_low, gap_high = gaps.quantile(tails).tolist()
+    return HeadEffects(
+        noising=noising[..., 0],
+        denoising=denoising[..., 0],
+        effect=((noising + denoising) / 2)[..., 0],
+        ci_low=low,
+        ci_high=high,
+        gap=float(gap),
+        gap_low=gap_low,
+        gap_high=gap_high,
+    )
+
+
+def _ratios(
+    metrics: PatchedMetrics, weights: Float[Tensor, "resample prompt"]
+) -> tuple[Float[Tensor, "layer head resample"], Float[Tensor, "layer head resample"], Float[Tensor, " resample"]]:
+    """Noising and denoising for each weighting of the prompts, and the denominators."""
+    clean, corrupted = metrics.clean.double(), metrics.corrupted.double()
+    gap = weights @ (clean - corrupted)
+    divisor = torch.where(gap == 0, torch.nan, gap)
+    noising = (clean - metrics.noised.double()) @ weights.T / divisor
+    denoising = (metrics.denoised.double() - corrupted) @ weights.T / divisor
+    return noising, denoising, gap
+
+
+def rank_correlation(left: Float[Tensor, "*shape"], right: Float[Tensor, "*shape"]) -> float:
+    """Spearman's rank correlation of the entries measured in both; NaN for fewer than two, or without any variation.
+
+    Example:
+        >>> round(rank_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0, 5.0])), 6)
+        1.0
+    """
+    both = ~(left.isnan() | right.isnan())
+    x, y = left[both].double().numpy(), right[both].double().numpy()
+    if len(x) < 2 or x.min() == x.max() or y.min() == y.max():
+        return float("nan")
+    correlation, _ = spearmanr(x, y)
+    return float(correlation)
+
+
+def layer_controls(
+    effect: Float[Tensor, "layer head"],
+) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
+    """For every head the mean effect of the other heads of its layer, and the share of them that it exceeds.
+
+    Returns:
+        Means, and shares in [0, 1] (ties count half); NaN for the only measured head of a layer.
+
+    Example:
+        >>> mean, share = layer_controls(torch.tensor([[0.9, 0.1, 0.2]]))
+        >>> mean[0].tolist(), share[0].tolist()
+        ([0.15000000596046448, 0.550000011920929, 0.5], [1.0, 0.0, 0.5])
+    """
+    measured = ~effect.isnan()
+    others = measured.sum(-1, keepdim=True) - measured.int()
+    mean = (effect.nansum(-1, keepdim=True) - effect.nan_to_num(0)) / others
+    above = (effect[:, :, None] > effect[:, None, :]).sum(-1)
+    ties = (effect[:, :, None] == effect[:, None, :]).sum(-1) - measured.int()
+    share = (above + 0.5 * ties) / others
+    undefined = ~measured | (others == 0)
+    return mean.masked_fill(undefined, torch.nan), share.masked_fill(undefined, torch.nan)
