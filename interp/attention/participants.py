@@ -44,7 +44,10 @@ class Participant:
     call_methods: ClassVar[tuple[str, ...]] = ()
 
     def begin(self, stream: Stream) -> None:
-        """Called before every forward pass with the tokens of the main stream; ``stream.past == 0`` starts anew."""
+        """Called before every forward pass with the tokens of the main stream; ``stream.past == 0`` starts anew.
+
+        `generate` runs a vision tower or an encoder ahead of the first pass, so their attention comes before this.
+        """
 
     def selects(self, layer: int, kind: str, decoding: bool) -> bool:
         """Whether this participant takes part in a call."""

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,7 +61,8 @@ class Session:
         self.max_elements = max(1, block_bytes // 4)
         self.workspace = Workspace()
         self.state: ForwardState | None = None
-        self._seen: Stream | None = None
+        self._seen: dict[str, Stream] = {}
+        self._part: nn.Module | None = None
 
     def start_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before every forward pass of the model: note its tokens and tell the participants."""
@@ -68,7 +70,7 @@ class Session:
             return
         streams = _streams(args, kwargs, self.site_map, self._seen)
         main = streams[self.site_map.main_kind]
-        self._seen = main
+        self._seen = streams
         self.state = ForwardState(streams)
         for participant in self.participants:
             participant.begin(main)
@@ -77,6 +79,21 @@ class Session:
         """After every forward pass, also a failed one: nothing of it is kept."""
         if self in _active.get():
             self.state = None
+
+    def start_part(self, kind: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a vision tower or an encoder that runs ahead of the model, as `generate` lets them."""
+        if self.state is not None or self not in _active.get():
+            return
+        ids = _token_ids(args, kwargs) if kind == "encoder" else None
+        stream = Stream(tokens=ids, valid=None if ids is None else _valid(kwargs.get("attention_mask")), past=0)
+        self._seen[kind] = stream
+        self._part = module
+        self.state = ForwardState({kind: stream})
+
+    def end_part(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """After such a part, also a failed one."""
+        if self._part is module and self in _active.get():
+            self.state = self._part = None
 
     def start_run(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Before every run of an attention module: count runs, so that shared weights know their layer."""
@@ -196,6 +213,9 @@ def watch(model: Any, *participants: Participant, block_bytes: int = DEFAULT_BLO
     if any(p.wants_residual for p in participants):
         blocks = {site_map.block(site) for sites in site_map.sites.values() for site in sites}
         handles += [block.register_forward_pre_hook(session.note_residual, with_kwargs=True) for block in blocks]
+    for kind, part in site_map.parts.items():
+        handles.append(part.register_forward_pre_hook(partial(session.start_part, kind), with_kwargs=True))
+        handles.append(part.register_forward_hook(session.end_part, always_call=True))
     handles.append(site_map.hf.register_forward_hook(session.end_forward, always_call=True))
     token = _active.set((*_active.get(), session))
     try:
@@ -208,24 +228,30 @@ def watch(model: Any, *participants: Participant, block_bytes: int = DEFAULT_BLO
 
 
 def _streams(
-    args: tuple[Any, ...], kwargs: dict[str, Any], site_map: SiteMap, seen: Stream | None
+    args: tuple[Any, ...], kwargs: dict[str, Any], site_map: SiteMap, seen: dict[str, Stream]
 ) -> dict[str, Stream]:
-    """The token stream behind every kind of attention in this pass."""
-    ids = kwargs.get(
-        "input_ids", args[0] if args and isinstance(args[0], Tensor) and not args[0].is_floating_point() else None
-    )
+    """The token stream behind every kind of attention in this pass; `seen` are those of the pass before."""
+    ids = _token_ids(args, kwargs)
     mask = kwargs.get("attention_mask")
     cache = kwargs.get("past_key_values")
     past = int(cache.get_seq_length()) if cache is not None else 0
-    patches = Stream(tokens=None, valid=None, past=0)
     kinds = {site.kind for sites in site_map.sites.values() for site in sites}
     if "encoder" not in kinds:
-        main = _extend(ids, kwargs.get("inputs_embeds"), mask, past, seen)
-        return {"self": main, "vision": patches}
+        main = _extend(ids, kwargs.get("inputs_embeds"), mask, past, seen.get("self"))
+        return {"self": main, "vision": Stream(tokens=None, valid=None, past=0)}
     decoder_mask = kwargs.get("decoder_attention_mask")
-    decoder = _extend(kwargs.get("decoder_input_ids"), kwargs.get("decoder_inputs_embeds"), decoder_mask, past, seen)
+    embeds = kwargs.get("decoder_inputs_embeds")
+    decoder = _extend(kwargs.get("decoder_input_ids"), embeds, decoder_mask, past, seen.get("self"))
+    before = seen.get("encoder")
+    if ids is None and kwargs.get("encoder_outputs") is not None and before is not None:
+        ids = before.tokens  # the encoder ran before this pass and only its output is handed on
     encoder = Stream(tokens=ids, valid=_valid(mask), past=0)
     return {"self": decoder, "encoder": encoder, "cross": decoder, "cross keys": encoder}
+
+
+def _token_ids(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    first = args[0] if args and isinstance(args[0], Tensor) and not args[0].is_floating_point() else None
+    return kwargs.get("input_ids", first)
 
 
 def _extend(ids: Tensor | None, embeds: Tensor | None, mask: Any, past: int, seen: Stream | None) -> Stream:

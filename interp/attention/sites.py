@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import nn
 
@@ -44,6 +45,17 @@ class SiteMap:
             self.sites[module] = (*self.sites.get(module, ()), site)
         kinds = {site.kind for _, site in runs}
         self.main_kind = "self" if "self" in kinds else "vision"
+
+    @cached_property
+    def parts(self) -> dict[str, nn.Module]:
+        """The vision tower and the encoder, where there are any: `generate` runs them alone, ahead of the model."""
+        paths = {site.kind: block_path(site.module_name) for sites in self.sites.values() for site in sites}
+        # Above a block stands the list of blocks, and above that the module that runs them.
+        return {
+            kind: self.hf.get_submodule(path.rpartition(".")[0].rpartition(".")[0])
+            for kind, path in paths.items()
+            if kind in ("vision", "encoder")
+        }
 
     def of_kind(self, kind: str) -> list[AttentionSite]:
         """The sites of one kind, by layer."""
