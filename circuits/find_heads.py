@@ -82,7 +82,7 @@ def find_heads(
     effects = head_effects(metrics, seed=seed)
     evidence = EvidenceTable.gather(study, effects)
     ranked = _ranked(effects.effect)
-    notes = _notes(study, chosen, effects)
+    notes = _notes(study, chosen, effects) | evidence.chances()
     if ranked and n_random:
         notes["group"] = group_test(
             model, study.task, study.prompts, ranked[: study.top], seed=seed, n_random=n_random,

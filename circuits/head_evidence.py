@@ -72,6 +72,11 @@ class EvidenceTable:
             **{name: scores.scores.float() for name, scores in self.types.items()},
         }
 
+    def chances(self) -> dict[str, dict[str, float]]:
+        """What a head that looks everywhere alike would have in the columns of attention."""
+        attention = {pair.label: pair.chance for pair in self.pairs}
+        return {"attention chance": attention, "type chance": {k: _chance(v) for k, v in self.types.items()}}
+
     def roles(self) -> list[list[tuple[Role, str]]]:
         """Role and evidence of every head, layer by layer."""
         n_layers, n_heads = self.effects.effect.shape

@@ -1,0 +1,1 @@
+"""The command `interp`: words and tables around the library; no mathematics."""

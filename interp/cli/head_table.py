@@ -1,0 +1,129 @@
+"""The table of `interp find-heads` on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from interp.cli.console import console
+
+if TYPE_CHECKING:
+    from interp.heads import HeadRef
+    from interp.results import HeadScores
+
+SHOWN_LOOKS = 2
+SHOWN_AGAINST = 3
+
+
+def print_heads(scores: HeadScores) -> None:
+    """Print the highest heads of a result of `find_heads`, and below them what the run as a whole says."""
+    out = console()
+    out.print(_table(scores))
+    for line in (*_lines(scores), scores.provenance.summary):
+        out.print(line)
+
+
+def _table(scores: HeadScores) -> Table:
+    notes = scores.notes
+    title = f"Heads that do {notes['task']}, by causal effect ({notes['prompts']} prompts, {notes['method']})"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.add_column("", justify="right", no_wrap=True)
+    for name in ("head", "role"):
+        table.add_column(name, no_wrap=True)
+    for name in ("effect", "95 % interval", "others", "direct"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("attends", no_wrap=True, overflow="ellipsis")
+    for rank, head in enumerate(scores.top(_shown(scores)), start=1):
+        table.add_row(str(rank), *_cells(scores, head))
+    return table
+
+
+def _cells(scores: HeadScores, head: HeadRef) -> list[str]:
+    place = (head.layer, head.head)
+    interval = ""
+    if scores.ci_low is not None and scores.ci_high is not None:
+        interval = f"{float(scores.ci_low[place]):+.2f} to {float(scores.ci_high[place]):+.2f}"
+    return [
+        head.label,
+        scores.labels["role"][head.layer][head.head],
+        f"{scores[head]:+.2f}",
+        interval,
+        _signed(float(scores.columns["layer mean"][place])),
+        _signed(float(scores.columns["direct logit"][place])),
+        ", ".join(_looks(scores, head)),
+    ]
+
+
+def _looks(scores: HeadScores, head: HeadRef) -> list[str]:
+    """Where the head looks far more than a head that looks everywhere alike: the most selective places first."""
+    looks: list[tuple[float, str]] = []
+    for label, chance in scores.notes["attention chance"].items():
+        value = float(scores.columns[label][head.layer, head.head])
+        selectivity = (value - chance) / (1 - chance)
+        if selectivity >= 0.1:
+            looks.append((selectivity, f"{label} {value:.2f}"))
+    return [text for _, text in sorted(looks, reverse=True)[:SHOWN_LOOKS]]
+
+
+def _lines(scores: HeadScores) -> list[str]:
+    notes = scores.notes
+    lines = [_runs(notes)]
+    if group := notes.get("group"):
+        lines += _group(group, notes["metric"])
+    if "attribution" in notes:
+        found = notes["attribution"]
+        lines.append(
+            f"estimated by attribution, {found['patched']} heads then patched exactly "
+            f"(rank correlation {found['rank correlation']:.2f})"
+        )
+    against = [head for head in reversed(scores.top()) if _works_against(scores, head)][:SHOWN_AGAINST]
+    if against:
+        roles = [f"{h} {scores[h]:+.2f} ({scores.labels['role'][h.layer][h.head]})" for h in against]
+        lines.append(f"against the task: {', '.join(roles)}")
+    lines.append(
+        "effect: share of what the corruption changes (mean of noising and denoising); others: mean effect of the "
+        f"layer's other heads; direct: {notes['metric']} written at END, in nats".replace(notes["metric"], "logits", 1)
+    )
+    return lines
+
+
+def _runs(notes: Mapping[str, Any]) -> str:
+    parts = [
+        f"{name}: {notes['metric']} {notes[name]['metric']:.2f}, accuracy {notes[name]['accuracy']:.2f}"
+        for name in ("clean", "corrupted")
+    ]
+    return " | ".join([*parts, f"chance: accuracy {notes['chance']['accuracy']:.2f}"])
+
+
+def _group(group: Mapping[str, Any], metric: str) -> list[str]:
+    n_heads = len(group["heads"])
+    lines: list[str] = []
+    for words, key in ((f"without these {n_heads} heads", "ablated"), (f"with only these {n_heads} heads", "kept")):
+        found, random = group[key], group[f"random {key}"]
+        lines.append(
+            f"{words}: accuracy {found['accuracy']:.2f}, {metric} {found['metric']:.2f} "
+            f"({len(random['accuracy'])} random groups of the same layers: accuracy {_span(random['accuracy'])})"
+        )
+    if group["shared"]:
+        shared = ", ".join(f"{count} in {layer}" for layer, count in group["shared"].items())
+        lines.append(f"random groups had to take some of these heads themselves: {shared}")
+    return lines
+
+
+def _works_against(scores: HeadScores, head: HeadRef) -> bool:
+    return scores.ci_high is not None and float(scores.ci_high[head.layer, head.head]) < 0 and scores[head] <= -0.02
+
+
+def _shown(scores: HeadScores) -> int:
+    return int(scores.provenance.parameters["top"])
+
+
+def _span(values: Sequence[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
+def _signed(value: float) -> str:
+    return "–" if value != value else f"{value:+.2f}"

@@ -1,0 +1,17 @@
+"""`interp models`: what can be loaded without a network."""
+
+from __future__ import annotations
+
+from interp.cli.options import DebugOption
+
+
+def models(debug: DebugOption = False) -> None:
+    """List the embedded models, and those in the local Hugging Face cache."""
+    import typer
+
+    from interp.model.embedded import cached_names, embedded_names
+
+    for heading, names in (("embedded", embedded_names()), ("in the Hugging Face cache", cached_names())):
+        typer.echo(f"{heading}:")
+        for name in names or ["(none)"]:
+            typer.echo(f"  {name}")
