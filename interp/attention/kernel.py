@@ -129,10 +129,10 @@ def block_scores(
     bias: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Float[Tensor, "batch head query key"]:
-    """Masked scores of one block in float32 (float64 for a float64 model); `query` holds the block's rows only, `key` every position of the call.
+    """Masked scores of one block in float32 (float64 for a float64 model).
 
-    Soft capping comes before the bias, the bias before the mask, as in Gemma 2 and T5. Without autograd the result is
-    written into `out`.
+    `query` holds the block's rows only, `key` every position of the call. Soft capping comes before the bias, the bias
+    before the mask, as in Gemma 2 and T5. Without autograd the result is written into `out`.
     """
     batch, n_heads, n_queries, d_head = query.shape
     n_kv_heads, n_keys = key.shape[1], block.end_key - block.first_key
@@ -178,7 +178,10 @@ def block_pattern(
     sink_logits: Float[Tensor, " head"] | None = None,
     out: Tensor | None = None,
 ) -> Float[Tensor, "batch head query key"]:
-    """Softmax over the keys, in the dtype of the scores. A sink logit takes part in the sum and is dropped; blind rows become zero."""
+    """Softmax over the keys, in the dtype of the scores.
+
+    A sink logit takes part in the sum and is dropped; blind rows become zero.
+    """
     if sink_logits is not None:
         sink = sink_logits.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
         pattern = torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
