@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from circuits.find_heads import find_heads
+    from interp.attention.participants import Editor, Reader
     from interp.attention.session import watch
     from interp.capture import capture_patterns
     from interp.errors import (
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AnalysisWarning",
+    "Editor",
     "HeadRef",
     "HeadScores",
     "HookNotLive",
@@ -35,6 +37,7 @@ __all__ = [
     "InterpError",
     "Model",
     "ModelNotSupported",
+    "Reader",
     "ResultFormatError",
     "TokenMap",
     "__version__",
@@ -48,6 +51,7 @@ __all__ = [
 
 _MODULE_OF = {
     "AnalysisWarning": "interp.errors",
+    "Editor": "interp.attention.participants",
     "HeadRef": "interp.heads",
     "HeadScores": "interp.results",
     "HookNotLive": "interp.errors",
@@ -55,6 +59,7 @@ _MODULE_OF = {
     "InterpError": "interp.errors",
     "Model": "interp.model.model",
     "ModelNotSupported": "interp.errors",
+    "Reader": "interp.attention.participants",
     "ResultFormatError": "interp.errors",
     "TokenMap": "interp.results",
     "capture_patterns": "interp.capture",
