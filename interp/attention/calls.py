@@ -23,6 +23,7 @@ from interp.attention.kernel import (
     block_pattern,
     block_scores,
     query_blocks,
+    row_dtype,
 )
 from interp.attention.participants import Editor, Participant, Reader
 from interp.attention.rows import AttentionRows, LayerCall, Stream
@@ -225,7 +226,8 @@ class WatchedCall:
     def _rows(self, block: Block) -> AttentionRows:
         query = block.rows_of(self.query, 2)
         shape = (*query.shape[:3], block.end_key - block.first_key)
-        buffer = self.context.workspace.take if self.recycle else None
+        in_buffers = self.recycle and row_dtype(query.dtype) == torch.float32
+        buffer = self.context.workspace.take if in_buffers else None
         variant = self.variant
         scores = block_scores(
             query, self.key, block, self.view, scale=variant.scale, softcap=variant.softcap, bias=variant.bias,
