@@ -27,21 +27,14 @@ from tests.architectures import (
     token_rows,
     with_images,
 )
+from tests.attention.models import EXACT, loaded
 from tests.attention.reference import KINDS, Eager, Place, Recorder, eager_run
-
-EXACT = {"atol": 1e-5, "rtol": 0.0}
-
-
-@cache
-def loaded(row: Architecture) -> Model:
-    """The model of a row, probed once per process."""
-    return Model(row.build(), None, name=row.name)
 
 
 @cache
 def eager(row: Architecture) -> Eager:
     """The model's own eager attention on the sample inputs."""
-    return eager_run(row.build(), loaded(row).sites, sample_inputs(row))
+    return eager_run(row.build(), loaded(row.name).sites, sample_inputs(row))
 
 
 def watched(model: Model, *participants: Reader | Editor, block_bytes: int = 2**20, **inputs: Any) -> Tensor:
@@ -52,7 +45,7 @@ def watched(model: Model, *participants: Reader | Editor, block_bytes: int = 2**
 
 @pytest.mark.parametrize("row", parameters())
 def test_probe_finds_every_kind_and_layer(row: Architecture) -> None:
-    model = loaded(row)
+    model = loaded(row.name)
     assert frozenset(model.capabilities.kinds) == row.kinds
     assert model.capabilities.output_difference < 1e-6
     assert model.capabilities.sink_logits == (row.name == "gpt_oss")
@@ -66,7 +59,7 @@ def test_probe_finds_every_kind_and_layer(row: Architecture) -> None:
 @pytest.mark.parametrize("block_bytes", [1, 1500, 2**20])
 @pytest.mark.parametrize("row", parameters())
 def test_logits_patterns_and_head_outputs_equal_eager_attention(row: Architecture, block_bytes: int) -> None:
-    model, own, recorder = loaded(row), eager(row), Recorder()
+    model, own, recorder = loaded(row.name), eager(row), Recorder()
     logits = watched(model, recorder, block_bytes=block_bytes, **sample_inputs(row))
     torch.testing.assert_close(logits, own.logits, **EXACT)
     assert recorder.rows.keys() == recorder.calls.keys() == own.patterns.keys()
@@ -85,7 +78,7 @@ def test_patterns_are_far_from_uniform(row: Architecture) -> None:
 
 @pytest.mark.parametrize("row", parameters(lambda row: "vision" not in row.kinds or row.kinds != VISION))
 def test_head_outputs_are_pattern_times_the_values_of_the_right_kv_head(row: Architecture) -> None:
-    model, recorder = loaded(row), Recorder()
+    model, recorder = loaded(row.name), Recorder()
     watched(model, recorder, **sample_inputs(row))
     for site in model.sites.of_kind("self"):
         place = ("self", site.layer)
@@ -100,7 +93,7 @@ def test_head_outputs_are_pattern_times_the_values_of_the_right_kv_head(row: Arc
 
 @pytest.mark.parametrize("row", parameters(lambda row: row.cached))
 def test_prefill_equals_cached_decoding(row: Architecture) -> None:
-    model, whole = loaded(row), Recorder()
+    model, whole = loaded(row.name), Recorder()
     inputs = sample_inputs(row)
     ids_name = "decoder_input_ids" if row.kinds == SEQ2SEQ else "input_ids"
     ids = inputs[ids_name]
@@ -130,7 +123,7 @@ def _first_tokens(inputs: dict[str, Tensor], ids_name: str, count: int) -> dict[
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("row", parameters(lambda row: row.kinds != VISION))
 def test_padding_changes_nothing_for_real_tokens(row: Architecture, side: Any) -> None:
-    model = loaded(row)
+    model = loaded(row.name)
     rows, images = with_images(row, token_rows((12, 8)))
     batch = model.pad(rows, padding_side=side)
     if side == "left" and not row.left_padded:
@@ -209,17 +202,17 @@ class ZeroHead(Editor):
 @pytest.mark.parametrize("row", parameters())
 def test_identity_edit_is_bitwise_neutral(row: Architecture) -> None:
     inputs = sample_inputs(row)
-    read = watched(loaded(row), Recorder(), **inputs)
-    assert torch.equal(watched(loaded(row), Identity(), Recorder(), **inputs), read)
+    read = watched(loaded(row.name), Recorder(), **inputs)
+    assert torch.equal(watched(loaded(row.name), Identity(), Recorder(), **inputs), read)
 
 
 @pytest.mark.parametrize("edit", [ZeroRows, ZeroHead])
 @pytest.mark.parametrize("row", parameters())
 def test_zeroing_changes_the_logits(row: Architecture, edit: type[ZeroRows | ZeroHead]) -> None:
     inputs = sample_inputs(row)
-    plain = watched(loaded(row), **inputs)
+    plain = watched(loaded(row.name), **inputs)
     for kind in row.kinds:
-        changed = watched(loaded(row), edit(kind), **inputs)
+        changed = watched(loaded(row.name), edit(kind), **inputs)
         assert float((changed - plain).abs().max()) > 0.01, kind
 
 
@@ -232,7 +225,7 @@ class Failing(Reader):
 
 @pytest.mark.parametrize("row", parameters())
 def test_everything_is_restored_after_an_exception_in_the_middle(row: Architecture) -> None:
-    model, inputs = loaded(row), sample_inputs(row)
+    model, inputs = loaded(row.name), sample_inputs(row)
     before = _state(model)
     with torch.no_grad():
         plain = output_tensor(model.hf(**inputs))
