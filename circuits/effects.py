@@ -122,9 +122,9 @@ def layer_controls(
         Means, and shares in [0, 1] (ties count half); NaN for the only measured head of a layer.
 
     Example:
-        >>> mean, share = layer_controls(torch.tensor([[0.9, 0.1, 0.2]]))
+        >>> mean, share = layer_controls(torch.tensor([[0.75, 0.0, 0.25]]))
         >>> mean[0].tolist(), share[0].tolist()
-        ([0.15000000596046448, 0.550000011920929, 0.5], [1.0, 0.0, 0.5])
+        ([0.125, 0.5, 0.375], [1.0, 0.0, 0.5])
     """
     measured = ~effect.isnan()
     others = measured.sum(-1, keepdim=True) - measured.int()

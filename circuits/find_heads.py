@@ -135,7 +135,7 @@ class _Attribution:
     estimates: Float[Tensor, "layer head"]
     exact: Bool[Tensor, "layer head"]
 
-    def agreement(self, effects: HeadEffects) -> dict[str, float]:
+    def agreement(self, effects: HeadEffects) -> dict[str, int | float]:
         """How the estimates of the patched heads relate to their effects."""
         correlation = rank_correlation(self.estimates[self.exact], effects.effect[self.exact])
         return {"patched": int(self.exact.sum()), "rank correlation": correlation}

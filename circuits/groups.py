@@ -109,7 +109,7 @@ class MeanAblation:
         return torch.tensor([self.groups.setdefault(pair, len(self.groups)) for pair in pairs])
 
     def _means(
-        self, references: Sequence[TaskPrompts], keys: Sequence[Int[Tensor, " prompt"]], width: int
+        self, references: Sequence[TaskPrompts], keys: Sequence[Tensor], width: int
     ) -> dict[int, Float[Tensor, "group position head d_head"]]:
         sums: dict[int, Float[Tensor, "group position head d_head"]] = {}
         for some, groups in zip(references, keys, strict=True):

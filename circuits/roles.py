@@ -1,8 +1,8 @@
 """From evidence to the role of a head: a pure function with documented thresholds.
 
-Attention is judged by its *selectivity*, ``(attention - chance) / (1 - chance)``, where chance is what a head would give
-that looks everywhere alike: 0 at chance, 1 when all attention goes there. The first rule that holds gives the role;
-"takes part" means that the interval of the causal effect excludes 0 and the effect is at least EFFECT:
+Attention is judged by its *selectivity*, ``(attention - chance) / (1 - chance)``, where chance is the attention of a
+head that looks everywhere alike: 0 at chance, 1 when all attention goes there. The first rule that holds gives the
+role; "takes part" means that the interval of the causal effect excludes 0 and the effect is at least EFFECT:
 
     negative mover       takes part; END attends to the answer; its direct contribution lowers the answer
     name-mover-like      takes part; END attends to the answer, and more than to the wrong one, which also stands in the
