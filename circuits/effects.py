@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -109,8 +110,8 @@ def rank_correlation(left: Float[Tensor, "*shape"], right: Float[Tensor, "*shape
     x, y = left[both].double().numpy(), right[both].double().numpy()
     if len(x) < 2 or x.min() == x.max() or y.min() == y.max():
         return float("nan")
-    correlation, _ = spearmanr(x, y)
-    return float(correlation)
+    found: Any = spearmanr(x, y)
+    return float(found[0])
 
 
 def layer_controls(

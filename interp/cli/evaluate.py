@@ -67,7 +67,8 @@ def _print(frame: pd.DataFrame, model: str) -> None:
 
     from interp.cli.console import console
 
-    table = Table(title=f"{model} on held-out prompts", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    title = f"{model} on held-out prompts"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     carded = "card_value" in frame
     for name in ("task", "subset", "metric"):
         table.add_column(name, no_wrap=True)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from interp.heads import HeadRef
     from interp.results import HeadScores
 
+LEGEND = (
+    "effect: share of what the corruption changes (mean of noising and denoising); others: mean effect of the layer's "
+    "other heads; direct: what the head itself adds to the answer's logit over the wrong one's"
+)
 SHOWN_LOOKS = 2
 SHOWN_AGAINST = 3
 
@@ -29,7 +33,7 @@ def print_heads(scores: HeadScores) -> None:
 def _table(scores: HeadScores) -> Table:
     notes = scores.notes
     title = f"Heads that do {notes['task']}, by causal effect ({notes['prompts']} prompts, {notes['method']})"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
     for name in ("head", "role"):
         table.add_column(name, no_wrap=True)
@@ -83,10 +87,7 @@ def _lines(scores: HeadScores) -> list[str]:
     if against:
         roles = [f"{h} {scores[h]:+.2f} ({scores.labels['role'][h.layer][h.head]})" for h in against]
         lines.append(f"against the task: {', '.join(roles)}")
-    lines.append(
-        "effect: share of what the corruption changes (mean of noising and denoising); others: mean effect of the "
-        f"layer's other heads; direct: {notes['metric']} written at END, in nats".replace(notes["metric"], "logits", 1)
-    )
+    lines.append(LEGEND)
     return lines
 
 
@@ -100,8 +101,9 @@ def _runs(notes: Mapping[str, Any]) -> str:
 
 def _group(group: Mapping[str, Any], metric: str) -> list[str]:
     n_heads = len(group["heads"])
+    these = "this head" if n_heads == 1 else f"these {n_heads} heads"
     lines: list[str] = []
-    for words, key in ((f"without these {n_heads} heads", "ablated"), (f"with only these {n_heads} heads", "kept")):
+    for words, key in ((f"without {these}", "ablated"), (f"with only {these}", "kept")):
         found, random = group[key], group[f"random {key}"]
         lines.append(
             f"{words}: accuracy {found['accuracy']:.2f}, {metric} {found['metric']:.2f} "

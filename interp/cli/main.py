@@ -37,10 +37,11 @@ app.command("evaluate", short_help="Measure a model on held-out prompts of the t
 app.command("models", short_help="List the models that are here.")(models)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"interp {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -72,8 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.Abort:
         return _failed("Interrupted.", 130)
     except Exception as error:
-        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # typer's own usage errors
-            return _failed(f"{error.format_message()} See interp --help.", 2)
+        # Typer's usage errors come from click, or from its own copy of click, depending on its version.
+        said = getattr(error, "format_message", None)
+        if callable(said):
+            return _failed(f"{said()} See interp --help.", 2)
         hint = "" if debug else " Run again with --debug for the traceback."
         return _failed(f"Unexpected {type(error).__name__}: {error}.{hint}", 1, debug)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from interp.cli.options import DebugOption
 
-
-def models(debug: DebugOption = False) -> None:
+def models() -> None:
     """List the embedded models, and those in the local Hugging Face cache."""
     import typer
 

@@ -1,0 +1,45 @@
+"""The command run in this process, and a model directory for it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from circuits.training.tokenizer import build_tokenizer
+from interp.cli.main import main
+from tests.hand_weighted import induction_model, letters_tokenizer
+from tests.tiny_models import tiny_llama
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="session")
+def circuit_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the induction circuit set by hand: `induction` is the one task that its words allow."""
+    directory = tmp_path_factory.mktemp("models") / "circuit"
+    letters_tokenizer(directory)
+    induction_model().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def words_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny random Llama that has the words of every task."""
+    directory = tmp_path_factory.mktemp("models") / "words"
+    tokenizer = build_tokenizer()
+    tiny_llama(tokenizer=tokenizer).hf.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run `interp ARGUMENTS`; gives exit code, standard output and standard error."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run

@@ -1,0 +1,33 @@
+"""`interp evaluate` and `interp models`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from interp.model import embedded
+from tests.cli.conftest import Command
+
+
+def test_evaluate_prints_a_row_per_measurement(command: Command, words_directory: Path) -> None:
+    code, out, _ = command("evaluate", "--model", words_directory, "--task", "ioi", "--n-prompts", "8", "--quiet")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert sum(row[:3] == ["ioi", subset, "accuracy"] for row in rows for subset in ("ABBA", "BABA", "all")) == 3
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_evaluate_as_json(command: Command, circuit_directory: Path) -> None:
+    _, out, err = command("evaluate", "--model", circuit_directory, "--n-prompts", "4", "--json", "-")
+    rows = json.loads(out, parse_constant=pytest.fail)["measurements"]
+    left_out = [row["task"] for row in rows if row["n"] == 0]
+    assert left_out and all(row["value"] is None for row in rows if row["n"] == 0)
+    assert "The task ioi is left out" in err
+
+
+def test_models_lists_what_is_here(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "embedded_names", lambda: ["mini"])
+    monkeypatch.setattr(embedded, "cached_names", list)
+    code, out, _ = command("models")
+    assert code == 0
+    assert out == "embedded:\n  mini\nin the Hugging Face cache:\n  (none)\n"

@@ -1,0 +1,113 @@
+"""Help is light, errors are one sentence, exit codes are what they are said to be."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import interp
+from interp.cli import main as main_module
+from interp.errors import InputError, ModelNotSupported
+from tests.cli.conftest import Command
+
+COMMANDS = ("find-heads", "evaluate", "models")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), *((name, "--help") for name in COMMANDS)])
+def test_help_answers_and_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    program = (
+        "import sys; from interp.cli.main import main; code = main(sys.argv[1:]); "
+        "heavy = [n for n in ('torch', 'transformers', 'pandas', 'transformer_lens', 'plotly') if n in sys.modules]; "
+        "assert not heavy, heavy; sys.exit(code)"
+    )
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - began
+    assert done.returncode == 0, done.stderr
+    assert "Usage: interp" in done.stdout
+    assert seconds < 3  # 0.15 s by itself; a busy machine is slower, an import of torch much slower
+
+
+def test_help_lists_the_commands_and_their_options(command: Command) -> None:
+    _, out, _ = command("--help")
+    assert all(name in out for name in COMMANDS)
+    _, out, _ = command("find-heads", "--help")
+    for option in ("--task", "--model", "--n-prompts", "--seed", "--method", "--top", "--device", "--dtype", "--json",
+                   "--csv", "--save", "--quiet", "--debug"):  # fmt: skip
+        assert option in out
+
+
+def test_version(command: Command) -> None:
+    assert command("--version") == (0, f"interp {interp.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("find-haeds",), "No such command 'find-haeds'"),
+        (("find-heads", "--taks", "ioi"), "No such option: --taks"),
+        (("find-heads", "--top", "many"), "should be a valid integer"),
+        (("find-heads", "--task", "chess"), "Unknown task 'chess'"),
+        (("find-heads", "--model", "./nowhere"), "There is no directory ./nowhere"),
+        (("find-heads", "--json", "-", "--csv", "-"), "both want standard output"),
+        (("evaluate", "--model", "./nowhere"), "There is no directory ./nowhere"),
+    ],
+)
+def test_usage_errors_are_one_sentence_and_exit_with_2(command: Command, arguments: tuple[str, ...], said: str) -> None:
+    code, out, err = command(*arguments)
+    assert code == 2
+    assert out == ""
+    assert said in err and err.startswith("interp: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--n-prompts", "0"), "n_prompts=0"),
+        (("--method", "guess"), "Unknown method 'guess'"),
+        (("--task", "ioi"), "names are a single token"),
+        (("--device", "cuda:7"), "'cuda:7' was asked for"),
+        (("--dtype", "float7"), "'float7' is unknown"),
+        (("--n-prompts", "4", "--json", "/nowhere/heads.json"), "/nowhere/heads.json cannot be written"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_annotations")
+def test_what_the_line_names_is_part_of_its_usage(
+    command: Command, circuit_directory: Path, options: tuple[str, ...], said: str
+) -> None:
+    code, _, err = command("find-heads", "--task", "induction", "--model", circuit_directory, *options, "--quiet")
+    assert code == 2
+    assert said in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("no such thing."), 2, "interp: no such thing.\n"),
+        (ModelNotSupported("it failed the row check."), 1, "interp: it failed the row check.\n"),
+        (ValueError("odd"), 1, "interp: Unexpected ValueError: odd. Run again with --debug for the traceback.\n"),
+        (KeyboardInterrupt(), 130, "interp: Interrupted.\n"),
+    ],
+)
+def test_every_error_has_its_exit_code(
+    command: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(main_module, "app", fail)
+    assert command("models") == (code, "", said)
+
+
+def test_debug_shows_the_traceback(command: Command) -> None:
+    code, _, err = command("find-heads", "--task", "chess", "--debug")
+    assert code == 2
+    assert "Traceback" in err and err.endswith("greater-than, relations.\n")
+
+
+def test_a_pipe_that_closes_early_is_no_traceback(circuit_directory: Path) -> None:
+    line = f"{sys.executable} -m interp.cli evaluate --help | head -1"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
