@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
@@ -92,6 +95,11 @@ def _device(device: str | torch.device | None) -> torch.device:
         wanted = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"Device {device!r} is unknown to torch. Use 'cpu', 'cuda' or 'cuda:N'.") from error
+    if wanted.type not in ("cpu", "cuda"):
+        try:
+            torch.empty(0, device=wanted)
+        except (RuntimeError, NotImplementedError, AssertionError) as error:
+            raise InputError(f"Device {str(device)!r} cannot be used by this build of torch. Use 'cpu'.") from error
     if wanted.type == "cuda" and (not torch.cuda.is_available() or (wanted.index or 0) >= torch.cuda.device_count()):
         raise InputError(
             f"Device {str(device)!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices. "
@@ -111,6 +119,8 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
 
 
 def _config(source: str, name: str, hub: dict[str, Any]) -> PretrainedConfig:
+    if not source.strip():
+        raise InputError("The name of the model is empty. Give an embedded name, a hub id or a directory.")
     directory = Path(source)
     if directory.is_dir() and not (directory / "config.json").is_file():
         raise InputError(
@@ -120,7 +130,7 @@ def _config(source: str, name: str, hub: dict[str, Any]) -> PretrainedConfig:
         raise InputError(f"There is no directory {name}. Check the path, or give a hub id such as 'gpt2'.")
     try:
         config = AutoConfig.from_pretrained(source, **hub)
-    except (OSError, ValueError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, json.JSONDecodeError, StrictDataclassError) as error:
         if directory.is_dir():
             raise InputError(
                 f"{name}/config.json cannot be used: {_first_line(error)} Repair or replace it."
@@ -165,7 +175,20 @@ def _weights(
             f"The weights of {name} lack or misfit {len(missing)} tensors of {wanted} "
             f"({missing[0]}, ...), which would be random. Check that config.json and the weights belong together."
         )
+    surplus = _surplus(hf, report["unexpected_keys"])
+    if surplus:
+        raise InputError(
+            f"The weights of {name} hold {len(surplus)} tensors of layers that its config.json does not have "
+            f"({surplus[0]}, ...), so the model would be cut short. Check that config.json and the weights belong "
+            "together."
+        )
     return hf
+
+
+def _surplus(hf: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+    """Tensors left over that are named like those of the model but for a number."""
+    shapes = {re.sub(r"\d+", "*", key) for key in hf.state_dict()}
+    return sorted(key for key in unexpected if re.sub(r"\d+", "*", key) in shapes)
 
 
 def _tokenizer(source: str, name: str, hub: dict[str, Any]) -> Any:
@@ -188,5 +211,5 @@ def _processor(source: str, hub: dict[str, Any]) -> Any:
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
-    line = text[0].strip() if text else type(error).__name__
+    line = text[0].strip().rstrip(":") if text else type(error).__name__
     return line if line.endswith((".", "!", "?")) else line + "."
