@@ -14,8 +14,9 @@ from interp.errors import ModelNotSupported
 def bridge_view(hf: PreTrainedModel, tokenizer: Any, name: str) -> Any:
     """A ``TransformerBridge`` that shares parameters and buffers with `hf` and leaves its structure alone.
 
-    A bridge swaps sub-modules in place, so it is built on a structural copy. Ask for weight processing
-    (``enable_compatibility_mode``) on a true copy only: it changes weights.
+    A bridge swaps sub-modules in place, so it is built on a structural copy. Where a family keeps queries, keys and
+    values interleaved in one matrix (GPT-NeoX), TransformerLens takes them apart into copies of its own. Ask for weight
+    processing (``enable_compatibility_mode``) on a true copy only: it changes weights.
 
     Raises:
         ModelNotSupported: TransformerLens has no adapter for this architecture, or would need torchvision.
@@ -48,7 +49,7 @@ def _build(hf: PreTrainedModel, name: str, boot: Any) -> Any:
     copied.set_attn_implementation("eager")
     try:
         bridge = boot(copied)
-    except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
+    except (ValueError, KeyError, NotImplementedError, AttributeError, ImportError) as error:
         raise ModelNotSupported(
             f"TransformerLens cannot wrap {type(hf).__name__} ({name}): {error}. Attention can still be read and "
             "edited through interp.watch; only .bridge is unavailable."
