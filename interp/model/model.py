@@ -104,7 +104,10 @@ class Model:
 
     @cached_property
     def bridge(self) -> Any:
-        """A TransformerLens ``TransformerBridge`` on the same weights: change one, change both."""
+        """A TransformerLens ``TransformerBridge`` on the same weights: change one, change both.
+
+        Only GPT-NeoX's queries, keys and values, which lie interleaved in one matrix, are copies there.
+        """
         return bridge_view(self.hf, self.tokenizer, self.name)
 
     def batch(
@@ -138,7 +141,7 @@ class Model:
             if not texts:
                 raise InputError("The list of prompts is empty; expected at least one. Pass some text.")
             batch = encode(self.tokenizer, texts, prepend_bos=prepend_bos, padding_side=padding_side)
-        self._check_length(batch.tokens)
+        self._check(batch.tokens)
         return batch.to(self.device)
 
     def pad(self, rows: Sequence[Sequence[int]], *, padding_side: PaddingSide = "right") -> TokenBatch:
@@ -146,7 +149,7 @@ class Model:
         bos = getattr(self.tokenizer, "bos_token_id", None)
         starts = bos is not None and all(len(row) > 0 and row[0] == bos for row in rows)
         batch = pad(rows, pad_id=self._pad_id, padding_side=padding_side, prepend_bos=starts)
-        self._check_length(batch.tokens)
+        self._check(batch.tokens)
         return batch.to(self.device)
 
     def to_tokens(self, text: str | Sequence[str], *, prepend_bos: bool | None = None) -> Int[Tensor, "batch position"]:
@@ -182,6 +185,8 @@ class Model:
                 f"Generation with {self.name} needs padding on the {side}. "
                 f"Use model.batch(texts, padding_side='{side}')."
             )
+        if not self.hf.config.is_encoder_decoder:
+            self._check(batch.tokens, max_new_tokens)
         options = {"do_sample": False, "pad_token_id": self._pad_id, **kwargs}
         generate: Any = self.hf.generate
         return generate(input_ids=batch.tokens, attention_mask=batch.mask, max_new_tokens=max_new_tokens, **options)
@@ -238,11 +243,21 @@ class Model:
         )
         return next((i for i in ids if i is not None), 0)
 
-    def _check_length(self, tokens: Int[Tensor, "batch position"]) -> None:
-        if tokens.shape[1] == 0:
+    def _check(self, tokens: Int[Tensor, "batch position"], n_new: int = 0) -> None:
+        """Refuse token ids that the model cannot take, alone or with `n_new` more behind them."""
+        length = tokens.shape[1]
+        if tokens.numel() == 0:
             raise InputError("A prompt is empty; attention needs at least one token. Pass some text.")
-        if self.n_ctx is not None and tokens.shape[1] > self.n_ctx:
+        if self.n_ctx is not None and length + n_new > self.n_ctx:
+            more = f" and {n_new} new ones are to follow" if n_new else ""
             raise InputError(
-                f"A prompt has {tokens.shape[1]} tokens, but {self.name} takes at most {self.n_ctx}. "
+                f"A prompt has {length} tokens{more}, but {self.name} takes at most {self.n_ctx}. "
                 "Shorten it or cut it into pieces."
+            )
+        embedding: Any = self.hf.get_input_embeddings()
+        n_tokens = int(embedding.weight.shape[0])
+        if not 0 <= int(tokens.min()) <= int(tokens.max()) < n_tokens:
+            raise InputError(
+                f"Token ids run from {int(tokens.min())} to {int(tokens.max())}, but {self.name} knows 0 to "
+                f"{n_tokens - 1}. Use the tokenizer that belongs to the model."
             )
