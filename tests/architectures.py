@@ -220,7 +220,7 @@ ARCHITECTURES = (
     Architecture(name="granite", construct=decoder("Granite"), grouped=True),
     Architecture(name="glm", construct=decoder("Glm"), grouped=True),
     Architecture(name="glm4", construct=decoder("Glm4"), grouped=True),
-    Architecture(name="gpt_neox", construct=decoder("GPTNeoX")),
+    Architecture(name="gpt_neox", construct=decoder("GPTNeoX", COMMON)),
     Architecture(
         name="gpt_oss",
         construct=decoder("GptOss", sliding_window=5, layer_types=SLIDING_THEN_FULL, **EXPERTS),
