@@ -11,6 +11,8 @@ It also measures what can differ between supported models, above all whether lef
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +85,7 @@ def probe(hf: PreTrainedModel) -> tuple[SiteMap, Capabilities]:
     """
     name = type(hf).__name__
     inputs = probe_inputs(hf)
-    with torch.no_grad():
+    with torch.no_grad(), _rotary_offsets_kept(hf):
         site_map = discover_sites(hf, inputs)
         kinds = tuple(sorted({site.kind for sites in site_map.sites.values() for site in sites}))
         with attention_implementation(hf, "eager"):
@@ -117,6 +119,18 @@ def probe(hf: PreTrainedModel) -> tuple[SiteMap, Capabilities]:
         output_difference=difference,
     )
     return site_map, capabilities
+
+
+@contextmanager
+def _rotary_offsets_kept(hf: PreTrainedModel) -> Generator[None]:
+    """Qwen-VL decodes with the offsets of the last images it saw, and those must not be the probe's."""
+    owners: list[Any] = [module for module in hf.modules() if hasattr(module, "rope_deltas")]
+    offsets = [module.rope_deltas for module in owners]
+    try:
+        yield
+    finally:
+        for module, offset in zip(owners, offsets, strict=True):
+            module.rope_deltas = offset
 
 
 def _watched_output(site_map: SiteMap, inputs: dict[str, Tensor], *participants: Participant) -> Tensor:
