@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from interp.attention.sites import AttentionSite, SiteMap
 from interp.errors import InputError
 from interp.model.bridge import bridge_view
-from interp.model.padding import left_padded_inputs
+from interp.model.padding import left_padded_inputs, padding_of_positions
 from interp.model.probe import Capabilities, output_tensor, probe
 from interp.model.tokens import PaddingSide, TokenBatch, encode, pad, str_tokens
 from interp.provenance import Provenance, hash_prompts
@@ -90,7 +90,10 @@ class Model:
     @property
     def n_ctx(self) -> int | None:
         """Longest sequence the model accepts in tokens; None if it sets no limit."""
-        return getattr(self.text_config, "max_position_embeddings", None)
+        n_positions = getattr(self.text_config, "max_position_embeddings", None)
+        padding = padding_of_positions(self.hf)
+        # RoBERTa numbers its positions from the one behind the padding token's.
+        return n_positions if n_positions is None or padding is None else n_positions - padding - 1
 
     @property
     def device(self) -> torch.device:

@@ -20,7 +20,7 @@ def left_padded_inputs(
     (BART), which no keyword can repair. The load-time probe measures whether the result holds.
     """
     inputs = {"input_ids": tokens, "attention_mask": mask}
-    padding = _padding_of_positions(hf)
+    padding = padding_of_positions(hf)
     if padding is not None:
         inputs["input_ids"] = tokens.masked_fill(mask == 0, padding)
     elif "position_ids" in inspect.signature(hf.forward).parameters and not _numbers_from_images(hf):
@@ -28,7 +28,7 @@ def left_padded_inputs(
     return inputs
 
 
-def _padding_of_positions(hf: nn.Module) -> int | None:
+def padding_of_positions(hf: nn.Module) -> int | None:
     """The padding token from which position embeddings are counted, where a model counts them so."""
     found: list[Any] = [
         getattr(module, "padding_idx", None)
