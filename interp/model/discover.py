@@ -59,7 +59,13 @@ def discover_sites(hf: PreTrainedModel, inputs: dict[str, Tensor]) -> SiteMap:
             f"{type(hf).__name__} failed the dispatch check: its layers never call the transformers attention "
             "interface, so attention can be neither read nor edited there. Use a model family that dispatches (README)."
         )
-    return SiteMap(hf, _name_sites(hf, _one_per_run(runs, started), names, inputs))
+    site_map = SiteMap(hf, _name_sites(hf, _one_per_run(runs, started), names, inputs))
+    if "input_ids" in inputs and not site_map.of_kind("self"):
+        raise ModelNotSupported(
+            f"{type(hf).__name__} failed the dispatch check: its vision tower calls the transformers attention "
+            "interface, but its text layers never do. Use a model family whose text model dispatches (README)."
+        )
+    return site_map
 
 
 def _refusal(hf: PreTrainedModel, inputs: dict[str, Tensor], error: Exception) -> ModelNotSupported:
