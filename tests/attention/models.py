@@ -12,7 +12,7 @@ from interp.model.model import Model
 from tests.architectures import ARCHITECTURES, token_rows
 
 ROWS = {row.name: row for row in ARCHITECTURES}
-EXACT = {"atol": 1e-5, "rtol": 0.0}
+EXACT: dict[str, Any] = {"atol": 1e-5, "rtol": 0.0}
 
 
 def fresh(name: str) -> Model:

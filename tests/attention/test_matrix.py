@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers import PretrainedConfig
 
@@ -17,6 +18,9 @@ from interp.errors import InputError, ModelNotSupported
 from interp.model.model import Model
 from interp.model.probe import output_tensor, probe
 from tests.architectures import (
+    CLIP_VISION,
+    GPT2_SIZES,
+    IMAGE_TOKEN,
     NOT_DISPATCHING,
     SEQ2SEQ,
     VISION,
@@ -76,7 +80,7 @@ def test_patterns_are_far_from_uniform(row: Architecture) -> None:
         assert float(pattern.std(-2).mean()) > 0.01
 
 
-@pytest.mark.parametrize("row", parameters(lambda row: "vision" not in row.kinds or row.kinds != VISION))
+@pytest.mark.parametrize("row", parameters(lambda row: row.kinds != VISION))
 def test_head_outputs_are_pattern_times_the_values_of_the_right_kv_head(row: Architecture) -> None:
     model, recorder = loaded(row.name), Recorder()
     watched(model, recorder, **sample_inputs(row))
@@ -151,7 +155,7 @@ def _extra(row: Architecture, tokens: Tensor, images: dict[str, Tensor]) -> dict
     if row.kinds == SEQ2SEQ:
         return {"decoder_input_ids": torch.tensor([[2, 9, 10, 11]]).expand(len(tokens), -1)}
     if "image_grid_thw" in images:
-        return {**images, "mm_token_type_ids": (tokens == 60).int()}
+        return {**images, "mm_token_type_ids": (tokens == IMAGE_TOKEN).int()}
     return images
 
 
@@ -247,4 +251,13 @@ def _state(model: Model) -> list[Any]:
 def test_families_with_their_own_attention_are_refused(name: str) -> None:
     hf = randomised(NOT_DISPATCHING[name])
     with pytest.raises(ModelNotSupported, match="failed the dispatch check"):
+        probe(hf)
+
+
+def test_a_vision_tower_that_dispatches_does_not_excuse_text_layers_that_do_not() -> None:
+    text = transformers.GPTJConfig(**{**GPT2_SIZES, "rotary_dim": 4})
+    vision = transformers.CLIPVisionConfig(**CLIP_VISION)
+    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_id=IMAGE_TOKEN)
+    hf = randomised(lambda: transformers.LlavaForConditionalGeneration(config))
+    with pytest.raises(ModelNotSupported, match="failed the dispatch check: .* text layers never do"):
         probe(hf)
