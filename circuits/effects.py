@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from circuits.patching import PatchedMetrics
@@ -110,6 +109,8 @@ def rank_correlation(left: Float[Tensor, "*shape"], right: Float[Tensor, "*shape
     x, y = left[both].double().numpy(), right[both].double().numpy()
     if len(x) < 2 or x.min() == x.max() or y.min() == y.max():
         return float("nan")
+    from scipy.stats import spearmanr  # takes a second to import
+
     found: Any = spearmanr(x, y)
     return float(found[0])
 

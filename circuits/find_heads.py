@@ -52,7 +52,7 @@ def find_heads(
             patches the highest ones exactly; "auto" is exact where that takes minutes at most.
         top: how many of the highest heads the group test ablates and keeps (and twice as many are patched exactly
             after attribution); None for a quarter of all heads, at most 10.
-        n_random: random groups of heads to compare with.
+        n_random: random groups to compare with; 0 leaves the group test out.
         batch_size: rows of one forward pass; changes speed and memory, never a number beyond rounding.
         progress: bars on stderr; None shows them on a terminal only.
 
@@ -81,21 +81,17 @@ def find_heads(
     metrics, attribution = _measure(study, chosen)
     effects = head_effects(metrics, seed=seed)
     evidence = EvidenceTable.gather(study, effects)
-    ranked = _ranked(effects.effect)
     notes = _notes(study, chosen, effects) | evidence.chances()
-    if ranked and n_random:
-        notes["group"] = group_test(
-            model, study.task, study.prompts, ranked[: study.top], seed=seed, n_random=n_random,
-            batch_size=batch_size, progress=progress,
-        )  # fmt: skip
     columns = evidence.columns()
     if attribution is not None:
         columns |= {"attribution": attribution.estimates.float(), "exact": attribution.exact}
         notes["attribution"] = attribution.agreement(effects)
+    group = _ranked(effects.effect)[: study.top]
+    if group and n_random:
+        notes["group"] = group_test(study, group, n_random=n_random)
     problems = [text for text in (effects.warning, _weakness(notes), evidence.direct.warning) if text is not None]
     for text in problems:
         warnings.warn(text, AnalysisWarning, stacklevel=2)
-    roles = evidence.roles()
     return HeadScores(
         name=f"causal effect on {study.task.name}",
         unit="share of the corruption's effect",
@@ -105,10 +101,7 @@ def find_heads(
         chance=0.0,
         signed=True,
         columns=columns,
-        labels={
-            "role": tuple(tuple(role for role, _ in row) for row in roles),
-            "evidence": tuple(tuple(reason for _, reason in row) for row in roles),
-        },
+        labels=evidence.labels(),
         higher_is="more of the task",
         provenance=study.provenance({"method": chosen, "n_random": n_random}, problems),
         notes=notes,

@@ -14,12 +14,12 @@ from tqdm.auto import tqdm
 
 from circuits.forward import answer_logits, batches, by_length
 from circuits.patching import attention_heads
-from circuits.tasks import Task, TaskPrompts
+from circuits.study import Study
+from circuits.tasks import TaskPrompts
 from interp.errors import InputError
 from interp.heads import HeadRef
 from interp.interventions.ablate_heads import ablate_heads
 from interp.interventions.capture_heads import CaptureHeads
-from interp.model.model import Model
 
 RANDOM_GROUPS = 10
 # Reference prompts per template of the task, and at least so many altogether.
@@ -71,52 +71,50 @@ class MeanAblation:
     of the task beside those studied.
     """
 
-    def __init__(self, model: Model, task: Task, prompts: TaskPrompts, *, seed: int, batch_size: int = 64) -> None:
-        self.model, self.task, self.prompts, self.batch_size = model, task, by_length(prompts, task), batch_size
-        references = [self.prompts, *_further(model, task, self.prompts, seed)]
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        references = [study.prompts, *_further(study)]
+        self.n_references = sum(len(prompts) for prompts in references)
         self.groups: dict[tuple[int, int], int] = {}
-        self.n_references = sum(len(some) for some in references)
-        keys = [self._keys(some) for some in references]
-        width = max(some.corrupted.shape[1] for some in references)
-        self.means = self._means(references, keys, width)
+        self.means = self._means(references, [self._keys(prompts) for prompts in references])
 
     def performance(self, ablated: Sequence[HeadRef]) -> Performance:
         """How well the task is done on the clean prompts with these heads ablated."""
-        heads = torch.zeros(self.model.n_layers, self.model.n_heads, dtype=torch.bool)
+        model, task, prompts = self.study.model, self.study.task, self.study.prompts
+        heads = torch.zeros(model.n_layers, model.n_heads, dtype=torch.bool)
         for head in ablated:
             heads[head.layer, head.head] = True
-        logits = torch.cat(
-            [self._logits(batch, heads) for _, batch in batches(self.prompts, self.task, self.batch_size)]
-        )
+        logits = torch.cat([self._logits(part, heads) for _, part in batches(prompts, task, self.study.batch_size)])
         return Performance(
-            accuracy=float(self.task.correct(logits, self.prompts).double().mean()),
-            metric=float(self.task.metric(logits, self.prompts).double().mean()),
+            accuracy=float(task.correct(logits, prompts).double().mean()),
+            metric=float(task.metric(logits, prompts).double().mean()),
         )
 
     def _logits(self, batch: TaskPrompts, heads: Bool[Tensor, "layer head"]) -> Float[Tensor, "prompt vocab"]:
         rows, end = self._keys(batch), batch.clean.shape[1]
-        needed = [layer for layer in range(self.model.n_layers) if bool(heads[layer].any())]
+        needed = heads.any(-1).nonzero().flatten().tolist()
         values = {layer: self.means[layer][rows, :end] for layer in needed}
         with torch.inference_mode():
-            return answer_logits(
-                self.model, batch.clean, batch.positions[self.task.answer_position], ablate_heads(heads, values)
-            )
+            return answer_logits(self.study.model, batch.clean, self._ends(batch), ablate_heads(heads, values))
+
+    def _ends(self, prompts: TaskPrompts) -> Int[Tensor, " prompt"]:
+        return prompts.positions[self.study.task.answer_position]
 
     def _keys(self, prompts: TaskPrompts) -> Int[Tensor, " prompt"]:
         """The group of each prompt: its template and its length."""
-        ends = prompts.positions[self.task.answer_position].tolist()
-        pairs = zip(prompts.template.tolist(), ends, strict=True)
+        pairs = zip(prompts.template.tolist(), self._ends(prompts).tolist(), strict=True)
         return torch.tensor([self.groups.setdefault(pair, len(self.groups)) for pair in pairs])
 
     def _means(
-        self, references: Sequence[TaskPrompts], keys: Sequence[Tensor], width: int
+        self, references: Sequence[TaskPrompts], keys: Sequence[Tensor]
     ) -> dict[int, Float[Tensor, "group position head d_head"]]:
+        width = max(prompts.corrupted.shape[1] for prompts in references)
         sums: dict[int, Float[Tensor, "group position head d_head"]] = {}
-        for some, groups in zip(references, keys, strict=True):
-            for place, batch in batches(some, self.task, self.batch_size):
+        for prompts, groups in zip(references, keys, strict=True):
+            for place, batch in batches(prompts, self.study.task, self.study.batch_size):
                 reader = CaptureHeads()
                 with torch.inference_mode():
-                    answer_logits(self.model, batch.corrupted, batch.positions[self.task.answer_position], reader)
+                    answer_logits(self.study.model, batch.corrupted, self._ends(batch), reader)
                 for layer, z in reader.z.items():
                     if layer not in sums:
                         sums[layer] = torch.zeros(len(self.groups), width, *z.shape[2:], device=z.device)
@@ -125,13 +123,13 @@ class MeanAblation:
         return {layer: total / counts.to(total) for layer, total in sums.items()}
 
 
-def _further(model: Model, task: Task, prompts: TaskPrompts, seed: int) -> list[TaskPrompts]:
+def _further(study: Study) -> list[TaskPrompts]:
     """Further prompts of the task for the means, as many as there are; none where a small task has no more."""
+    task, prompts = study.task, study.prompts
     n = max(FEWEST_REFERENCES, REFERENCES_PER_TEMPLATE * len(prompts.template_names))
+    n = min(n, task.most_prompts or n)
     try:
-        more = task.prompts(
-            model.tokenizer, n=min(n, task.most_prompts or n), seed=seed + 1, prepend_bos=prompts.prepend_bos
-        )
+        more = task.prompts(study.model.tokenizer, n=n, seed=study.seed + 1, prepend_bos=prompts.prepend_bos)
     except InputError:
         return []
     return [by_length(more, task)]
@@ -141,45 +139,35 @@ def _draw(heads: Sequence[HeadRef], n: int, generator: torch.Generator) -> list[
     return [heads[index] for index in torch.randperm(len(heads), generator=generator)[:n].tolist()]
 
 
-def group_test(
-    model: Model,
-    task: Task,
-    prompts: TaskPrompts,
-    heads: Sequence[HeadRef],
-    *,
-    seed: int,
-    n_random: int = RANDOM_GROUPS,
-    batch_size: int = 64,
-    progress: bool | None = None,
-) -> dict[str, Any]:
+def group_test(study: Study, heads: Sequence[HeadRef], *, n_random: int = RANDOM_GROUPS) -> dict[str, Any]:
     """Ablate these heads together, and keep only them, each against random groups of the same layers.
 
     Returns:
-        JSON-like: ``heads``, ``random_groups``, ``reference_prompts``, ``shared`` (by layer, how many heads of the
-        group the random ones had to take), and accuracy and metric of ``ablated``, ``kept`` and ``nothing kept``, with
-        lists of both for ``random ablated`` and ``random kept``.
+        JSON-like: ``heads``; ``reference prompts``; ``shared`` (by layer, how many heads of the group the random ones
+        had to take); accuracy and metric of ``ablated``, ``kept`` and ``nothing kept``, and lists of both for
+        ``random ablated`` and ``random kept``.
     """
-    every = attention_heads(model)
-    groups, shared = random_groups(heads, every, n=n_random, seed=seed)
-    ablation = MeanAblation(model, task, prompts, seed=seed, batch_size=batch_size)
-    hidden = None if progress is None else not progress
+    every = attention_heads(study.model)
+    groups, shared = random_groups(heads, every, n=n_random, seed=study.seed)
+    ablation = MeanAblation(study)
+    hidden = None if study.progress is None else not study.progress
     with tqdm(total=3 + 2 * n_random, desc="ablating groups", unit="group", disable=hidden) as bar:
 
-        def performance(ablated: Sequence[HeadRef]) -> Performance:
+        def ablated(group: Sequence[HeadRef]) -> Performance:
             bar.update()
-            return ablation.performance(ablated)
+            return ablation.performance(group)
 
         def kept(group: Sequence[HeadRef]) -> Performance:
-            return performance([head for head in every if head not in group])
+            return ablated([head for head in every if head not in group])
 
         return {
             "heads": [head.label for head in heads],
-            "reference_prompts": ablation.n_references,
+            "reference prompts": ablation.n_references,
             "shared": {f"layer {layer}": count for layer, count in shared.items()},
-            "ablated": performance(heads).to_dict(),
+            "ablated": ablated(heads).to_dict(),
             "kept": kept(heads).to_dict(),
-            "nothing kept": performance(every).to_dict(),
-            "random ablated": _lists([performance(group) for group in groups]),
+            "nothing kept": ablated(every).to_dict(),
+            "random ablated": _lists([ablated(group) for group in groups]),
             "random kept": _lists([kept(group) for group in groups]),
         }
 

@@ -12,7 +12,7 @@ from circuits.direct_logit import DirectLogits, direct_logits
 from circuits.effects import HeadEffects, layer_controls
 from circuits.head_types import head_types
 from circuits.key_attention import KeyPair, Kind, key_attention, key_pairs
-from circuits.roles import TYPE_KINDS, Attention, HeadEvidence, Role, role_of
+from circuits.roles import TYPE_KINDS, Attention, HeadEvidence, role_of
 from circuits.study import Study
 from interp.results import HeadScores
 
@@ -77,10 +77,14 @@ class EvidenceTable:
         attention = {pair.label: pair.chance for pair in self.pairs}
         return {"attention chance": attention, "type chance": {k: _chance(v) for k, v in self.types.items()}}
 
-    def roles(self) -> list[list[tuple[Role, str]]]:
+    def labels(self) -> dict[str, tuple[tuple[str, ...], ...]]:
         """Role and evidence of every head, layer by layer."""
         n_layers, n_heads = self.effects.effect.shape
-        return [[role_of(self._of(layer, head)) for head in range(n_heads)] for layer in range(n_layers)]
+        found = [[role_of(self._of(layer, head)) for head in range(n_heads)] for layer in range(n_layers)]
+        return {
+            "role": tuple(tuple(role for role, _ in row) for row in found),
+            "evidence": tuple(tuple(reason for _, reason in row) for row in found),
+        }
 
     def _of(self, layer: int, head: int) -> HeadEvidence:
         def at(values: Tensor) -> float:

@@ -28,7 +28,9 @@ class KeyPair:
     Attributes:
         reads: what stands at the key in every prompt: the answer's token, the wrong one's, or other content.
         types: which type of head attends so in every prompt: to the token before (``previous``), to an earlier copy of
-            the query's token (``duplicate``), to what followed an earlier copy (``induction``).
+            the query's token (``duplicate``), to what followed an earlier copy (``induction``; from the answer position
+            only where the answer stands there, since greater-than looks for the year itself, not for what followed
+            the century).
         chance: what uniform attention would give, averaged over prompts.
     """
 
@@ -56,7 +58,7 @@ def key_pairs(task: Task, prompts: TaskPrompts) -> list[KeyPair]:
             query=query,
             key=key,
             reads=_reads(prompts, at[key]),
-            types=_types(prompts, at[query], at[key]),
+            types=_types(prompts, at[query], at[key], final=query == task.answer_position),
             chance=float((1 / (at[query] + 1)).mean()),
         )
         for query in names
@@ -72,12 +74,14 @@ def _reads(prompts: TaskPrompts, key: Int[Tensor, " prompt"]) -> ReadKind:
     return "wrong" if bool((token == prompts.wrong).all()) else "content"
 
 
-def _types(prompts: TaskPrompts, query: Int[Tensor, " prompt"], key: Int[Tensor, " prompt"]) -> tuple[TypeKind, ...]:
+def _types(
+    prompts: TaskPrompts, query: Int[Tensor, " prompt"], key: Int[Tensor, " prompt"], *, final: bool
+) -> tuple[TypeKind, ...]:
     own, seen, before = prompts.clean.gather(1, torch.stack([query, key, (key - 1).clamp_min(0)], 1)).unbind(1)
     rules: dict[TypeKind, Tensor] = {
         "previous": key == query - 1,
         "duplicate": own == seen,
-        "induction": (own == before) & (key > 0),
+        "induction": (own == before) & (key > 0) & (seen == prompts.answer if final else True),
     }
     return tuple(kind for kind, holds in rules.items() if bool(holds.all()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -26,7 +27,8 @@ def print_heads(scores: HeadScores) -> None:
     """Print the highest heads of a result of `find_heads`, and below them what the run as a whole says."""
     out = console()
     out.print(_table(scores))
-    for line in (*_lines(scores), scores.provenance.summary):
+    warnings = [f"warning: {sentence}" for sentence in scores.provenance.warnings]
+    for line in (*_lines(scores), *warnings, replace(scores.provenance, warnings=()).summary):
         out.print(line)
 
 
@@ -49,11 +51,11 @@ def _cells(scores: HeadScores, head: HeadRef) -> list[str]:
     place = (head.layer, head.head)
     interval = ""
     if scores.ci_low is not None and scores.ci_high is not None:
-        interval = f"{float(scores.ci_low[place]):+.2f} to {float(scores.ci_high[place]):+.2f}"
+        interval = f"{float(scores.ci_low[place]):+z.2f} to {float(scores.ci_high[place]):+z.2f}"
     return [
         head.label,
         scores.labels["role"][head.layer][head.head],
-        f"{scores[head]:+.2f}",
+        f"{scores[head]:+z.2f}",
         interval,
         _signed(float(scores.columns["layer mean"][place])),
         _signed(float(scores.columns["direct logit"][place])),
@@ -85,7 +87,7 @@ def _lines(scores: HeadScores) -> list[str]:
         )
     against = [head for head in reversed(scores.top()) if _works_against(scores, head)][:SHOWN_AGAINST]
     if against:
-        roles = [f"{h} {scores[h]:+.2f} ({scores.labels['role'][h.layer][h.head]})" for h in against]
+        roles = [f"{h} {scores[h]:+z.2f} ({scores.labels['role'][h.layer][h.head]})" for h in against]
         lines.append(f"against the task: {', '.join(roles)}")
     lines.append(LEGEND)
     return lines
@@ -111,7 +113,7 @@ def _group(group: Mapping[str, Any], metric: str) -> list[str]:
         )
     if group["shared"]:
         shared = ", ".join(f"{count} in {layer}" for layer, count in group["shared"].items())
-        lines.append(f"random groups had to take some of these heads themselves: {shared}")
+        lines.append(f"small layers: the random groups had to share heads with this group ({shared})")
     return lines
 
 
@@ -128,4 +130,4 @@ def _span(values: Sequence[float]) -> str:
 
 
 def _signed(value: float) -> str:
-    return "–" if value != value else f"{value:+.2f}"
+    return "–" if value != value else f"{value:+z.2f}"
