@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.table import Table
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 LEGEND = (
     "effect: share of what the corruption changes (mean of noising and denoising); others: mean effect of the layer's "
     "other heads; direct: what the head itself adds to the answer's logit over the wrong one's"
+)
+COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("", "right"),
+    ("head", "left"),
+    ("role", "left"),
+    ("effect", "right"),
+    ("95 % interval", "right"),
+    ("others", "right"),
+    ("direct", "right"),
+    ("attends", "left"),
 )
 SHOWN_LOOKS = 2
 SHOWN_AGAINST = 3
@@ -35,15 +45,16 @@ def print_heads(scores: HeadScores) -> None:
 def _table(scores: HeadScores) -> Table:
     notes = scores.notes
     title = f"Heads that do {notes['task']}, by causal effect ({notes['prompts']} prompts, {notes['method']})"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
-    table.add_column("", justify="right", no_wrap=True)
-    for name in ("head", "role"):
-        table.add_column(name, no_wrap=True)
-    for name in ("effect", "95 % interval", "others", "direct"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("attends", no_wrap=True, overflow="ellipsis")
-    for rank, head in enumerate(scores.top(_shown(scores)), start=1):
-        table.add_row(str(rank), *_cells(scores, head))
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    rows = [[str(rank), *_cells(scores, head)] for rank, head in enumerate(scores.top(_shown(scores)), start=1)]
+    for index, (name, justify) in enumerate(COLUMNS):
+        # Only the last column gives way where the terminal is narrow.
+        width = max((len(text) for text in (name, *(row[index] for row in rows))), default=0)
+        table.add_column(name, justify=justify, no_wrap=True, min_width=None if name == "attends" else width)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
