@@ -48,7 +48,9 @@ def measure(
         row | {"threshold": threshold}
         for row, threshold in zip(json.loads(frame.round(4).to_json(orient="records")), thresholds, strict=True)
     ]
-    mixture = Mixture(tokenizer=tokenizer, seed=recipe.seed + 1, sizes=((32, 128, 1.0),), curriculum_steps=1)
+    mixture = Mixture(
+        tokenizer=tokenizer, seed=recipe.seed + 1, sizes=((32, 128, 1.0),), copying_steps=0, growing_steps=1
+    )
     tokens, _ = mixture.batch(1)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -83,12 +85,23 @@ def write_card(folder: Path, metrics: dict[str, Any]) -> None:
         n=CARD_PROMPTS,
         evaluation_seed=CARD_SEED,
         table=_table(metrics["card"]),
+        missed=_missed(metrics["card"]),
         sink_largest=f"{max(masses):.2f}",
         sink_mean=f"{sum(masses) / len(masses):.2f}",
         sink_heads=sum(mass > 0.5 for mass in masses),
         n_heads=len(masses),
     )
     (folder / "card.md").write_text(text, encoding="utf-8")
+
+
+def _missed(card: list[dict[str, Any]]) -> str:
+    """One sentence on the thresholds that the numbers miss."""
+    missed = [
+        f"{row['task']} {row['subset']} ({row['metric']} {row['value']:.3f}, not {row['threshold']:g})"
+        for row in card
+        if row["threshold"] is not None and row["value"] < row["threshold"]
+    ]
+    return f"It misses what it must do in: {', '.join(missed)}." if missed else "Every threshold is met."
 
 
 def _table(card: list[dict[str, Any]]) -> str:

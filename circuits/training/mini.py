@@ -34,6 +34,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> LlamaForC
         num_key_value_heads=4,
         max_position_embeddings=512,
         tie_word_embeddings=True,
+        initializer_range=recipe.initial_scale,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -76,7 +77,11 @@ def train(
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": gains, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.peak_rate, betas=(0.9, 0.98))
     mixture = Mixture(
-        tokenizer=tokenizer, seed=recipe.seed, sizes=recipe.sizes, curriculum_steps=recipe.curriculum_steps
+        tokenizer=tokenizer,
+        seed=recipe.seed,
+        sizes=recipe.sizes,
+        copying_steps=recipe.copying_steps,
+        growing_steps=recipe.growing_steps,
     )
     progress = load_checkpoint(work, model, optimizer) or {"step": 0, "seconds": 0.0, "curve": []}
     log.info("%d parameters, from step %d", sum(p.numel() for p in model.parameters()), progress["step"])

@@ -33,17 +33,19 @@ class Mixture:
     """The stream of training batches.
 
     Arguments:
-        sizes: (rows, tokens, share) of each batch shape; during the curriculum only the first one is used.
-        curriculum_steps: steps during which the blocks grow from a few tokens, repeated all through the row; copying
-            pays at once in these, while two copies of a long block alone teach nothing for a thousand steps.
-        induction_rows: share of rows that hold blocks only.
+        sizes: (rows, tokens, share) of each batch shape; until the blocks are full-grown only the first one is used.
+        copying_steps: first steps, with nothing but short blocks repeated all through the row: copying pays at once
+            in these, while long blocks among sentences teach nothing for a thousand steps.
+        growing_steps: steps after these during which the blocks grow to full length.
+        induction_rows: share of rows that hold blocks only, once there are sentences.
     """
 
     tokenizer: PreTrainedTokenizerBase
     seed: int
     sizes: tuple[tuple[int, int, float], ...]
-    curriculum_steps: int
-    induction_rows: float = 0.45
+    copying_steps: int
+    growing_steps: int
+    induction_rows: float = 0.5
     _pool: tuple[int, dict[str, list[Segment]]] = field(default=(-1, {}), init=False)
 
     def __post_init__(self) -> None:
@@ -53,16 +55,16 @@ class Mixture:
     def batch(self, step: int) -> tuple[Int[Tensor, "row token"], Int[Tensor, "row token"]]:
         """Tokens and target kinds of a step, the same whenever it is asked for."""
         random = np.random.default_rng([self.seed, step])
-        growth = min(1.0, step / self.curriculum_steps)
+        growth = min(1.0, max(0.0, (step - self.copying_steps) / self.growing_steps))
         shares = [share for _, _, share in self.sizes]
         n_rows, length, _ = self.sizes[random.choice(len(shares), p=shares) if growth == 1 else 0]
-        pool = self._sentences(step // POOL_STEPS)
+        pool = self._sentences(step // POOL_STEPS) if step >= self.copying_steps else {}
         rows = [self._row(random, pool, length, growth) for _ in range(n_rows)]
         tokens, kinds = (torch.tensor(part) for part in zip(*rows, strict=True))
         return tokens, kinds
 
     def _row(self, random: np.random.Generator, pool: dict[str, list[Segment]], length: int, growth: float) -> Segment:
-        blocks_only = random.random() < self.induction_rows
+        blocks_only = not pool or random.random() < self.induction_rows
         tokens, kinds = [self.tokenizer.bos_token_id], [IGNORED]
         while len(tokens) < length:
             room = length - len(tokens)

@@ -27,7 +27,7 @@ def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def mixture(word_tokenizer: PreTrainedTokenizerBase) -> Mixture:
-    return Mixture(tokenizer=word_tokenizer, seed=3, sizes=((8, 64, 0.5), (2, 256, 0.5)), curriculum_steps=10)
+    return Mixture(tokenizer=word_tokenizer, seed=3, sizes=((8, 64, 0.5), (2, 256, 0.5)), copying_steps=5, growing_steps=10)
 
 
 def test_a_batch_depends_on_seed_and_step_only(mixture: Mixture, word_tokenizer: PreTrainedTokenizerBase) -> None:
@@ -51,7 +51,7 @@ def test_induction_targets_are_determined_by_the_row(mixture: Mixture) -> None:
     for row, place in zip(rows.tolist(), places.tolist(), strict=True):
         before = tokens[row, : place - 1].tolist()
         followers = {tokens[row, at + 1].item() for at, token in enumerate(before) if token == tokens[row, place - 1]}
-        assert tokens[row, place] in followers
+        assert tokens[row, place].item() in followers
     assert (kinds[:, 0] == IGNORED).all()
 
 
