@@ -7,11 +7,16 @@ role; "takes part" means that the interval of the causal effect excludes 0 and t
     negative mover       takes part; END attends to the answer; its direct contribution lowers the answer
     name-mover-like      takes part; END attends to the answer, and more than to the wrong one, which also stands in the
                          prompt; its direct contribution raises the answer
-    S-inhibition-like    takes part, for the better; END attends to the wrong one; its direct contribution is small
-    previous-token,      attends so on repeated random tokens, or takes part and attends so between named positions;
-    duplicate-token,     of several the most selective
+    S-inhibition-like    takes part, for the better; END attends to the wrong one, more than to the answer; less than
+                         half of its effect is direct, so it acts through other heads
+    previous-token,      attends so on repeated random tokens; of several the most selective
+    duplicate-token,
     induction
-    retrieval            takes part, for the better; END attends to another named position
+    retrieval            takes part, for the better; END attends to a named position, if to the wrong one, then with a
+                         direct contribution that raises the answer (which has been brought there before)
+    previous-token,      takes part; attends so between named positions of the task
+    duplicate-token,
+    induction
     other                none of these
 
 Names end in "-like" where the paper's definition needs path patching, which this is not. Source of the roles: Wang et
@@ -108,7 +113,7 @@ def role_of(evidence: HeadEvidence) -> tuple[Role, str]:
         >>> role_of(HeadEvidence(effect=0.2, ci_low=0.1, ci_high=0.3, direct=0.0, random_types=(looks,)))
         ('previous-token', 'previous-token 0.93 (chance 0.04)')
     """
-    for rule in (_mover, _inhibition, _type, _retrieval):
+    for rule in (_mover, _inhibition, _type, _retrieval, _type_in_task):
         found = rule(evidence)
         if found is not None:
             return found
@@ -128,30 +133,35 @@ def _mover(evidence: HeadEvidence) -> tuple[Role, str] | None:
 
 
 def _inhibition(evidence: HeadEvidence) -> tuple[Role, str] | None:
-    wrong = _strongest(evidence.from_end, "wrong")
+    answer, wrong = _strongest(evidence.from_end, "answer"), _strongest(evidence.from_end, "wrong")
     if wrong is None or not evidence.takes_part or evidence.effect < 0 or wrong.selectivity < SELECTIVE:
         return None
-    if abs(evidence.direct) >= max(DIRECT, evidence.effect):
+    if (answer is not None and answer.value >= wrong.value) or not abs(evidence.direct) < evidence.effect / 2:
         return None
     return "S-inhibition-like", f"{wrong}; effect {evidence.effect:+.2f}, direct {evidence.direct:+.2f}"
 
 
 def _type(evidence: HeadEvidence) -> tuple[Role, str] | None:
-    counted = [*evidence.random_types, *(evidence.task_types if evidence.takes_part else ())]
-    candidates = [look for look in counted if look.selectivity >= SELECTIVE]
-    if not candidates:
+    role = _most_selective(evidence.random_types)
+    if role is None:
         return None
-    best = max(candidates, key=lambda look: look.selectivity)
-    same = [str(look) for look in candidates if look.kind == best.kind and look is not best]
-    return TYPE_ROLES[best.kind], "; ".join([str(best), *same])
+    same = [look for look in evidence.task_types if look.kind == role.kind and look.selectivity >= SELECTIVE]
+    return TYPE_ROLES[role.kind], "; ".join(map(str, (role, *same)))
+
+
+def _type_in_task(evidence: HeadEvidence) -> tuple[Role, str] | None:
+    role = _most_selective(evidence.task_types)
+    if role is None or not evidence.takes_part:
+        return None
+    return TYPE_ROLES[role.kind], f"{role}; effect {evidence.effect:+.2f}"
 
 
 def _retrieval(evidence: HeadEvidence) -> tuple[Role, str] | None:
-    looks = [look for look in evidence.from_end if look.selectivity >= SELECTIVE and look.kind != "wrong"]
-    if not looks or not evidence.takes_part or evidence.effect < 0:
+    raises = evidence.direct >= DIRECT
+    best = _most_selective([look for look in evidence.from_end if look.kind != "wrong" or raises])
+    if best is None or not evidence.takes_part or evidence.effect < 0:
         return None
-    best = max(looks, key=lambda look: look.selectivity)
-    return "retrieval", f"{best}; effect {evidence.effect:+.2f}"
+    return "retrieval", f"{best}; effect {evidence.effect:+.2f}, direct {evidence.direct:+.2f}"
 
 
 def _nothing(evidence: HeadEvidence) -> str:
@@ -163,6 +173,12 @@ def _nothing(evidence: HeadEvidence) -> str:
     if not looks:
         return f"effect {evidence.effect:+.2f}; no attention was measured"
     return f"effect {evidence.effect:+.2f}; most selective: {max(looks, key=lambda look: look.selectivity)}"
+
+
+def _most_selective(looks: Sequence[Attention]) -> Attention | None:
+    """The most selective one, if that is selective enough to count."""
+    best = max(looks, key=lambda look: look.selectivity, default=None)
+    return best if best is not None and best.selectivity >= SELECTIVE else None
 
 
 def _strongest(looks: Sequence[Attention], kind: Kind) -> Attention | None:

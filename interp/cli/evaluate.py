@@ -67,17 +67,20 @@ def _print(frame: pd.DataFrame, model: str) -> None:
 
     from interp.cli.console import console
 
-    title = f"{model} on held-out prompts"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     carded = "card_value" in frame
+    title = f"{model} on held-out prompts"
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for name in ("task", "subset", "metric"):
         table.add_column(name, no_wrap=True)
-    for name in ("n", "value", "95 % interval", "chance", *(("card", "at least") if carded else ())):
+    for name in ("n", "value", "95 % range", "chance", *(("card",) if carded else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for row in frame.to_dict("records"):
-        cells = [row["task"], row["subset"], row["metric"], str(row["n"]), _number(row["value"])]
-        cells += [f"{_number(row['ci_low'])} to {_number(row['ci_high'])}", _number(row["chance"])]
-        cells += [_number(row["card_value"]), _number(row["threshold"])] if carded else []
+        interval = f"{row['ci_low']:.2f}\N{EN DASH}{row['ci_high']:.2f}" if row["n"] else "–"
+        cells = [row["task"], row["subset"], row["metric"], str(row["n"]), _number(row["value"]), interval]
+        cells += [_number(row["chance"])]
+        cells += [_number(row["card_value"])] if carded else []
         table.add_row(*cells)
     console().print(table)
 

@@ -75,12 +75,29 @@ def test_a_head_without_effect_keeps_its_type_but_gets_no_part_in_the_task() -> 
     assert role_of(idle)[0] == "previous-token"
 
 
+def test_what_end_reads_goes_before_types_seen_in_the_task_alone() -> None:
+    both = {"from_end": ioi(wrong=0.9), "task_types": [look("S1+1->S1", "previous", 0.95)]}
+    assert role_of(evidence(effect=0.1, direct=0.08, **both))[0] == "retrieval"
+    assert role_of(evidence(effect=0.1, direct=0.08, task_types=both["task_types"]))[0] == "previous-token"
+    random = [look("previous-token", "previous", 0.9)]
+    assert role_of(evidence(effect=0.1, direct=0.08, **both, random_types=random))[0] == "previous-token"
+
+
 def test_attention_to_both_names_is_not_moving_one_of_them() -> None:
     assert role_of(evidence(direct=0.4, from_end=ioi(answer=0.4, wrong=0.5)))[0] != "name-mover-like"
 
 
-def test_a_head_that_writes_against_the_wrong_name_itself_is_no_inhibition() -> None:
-    assert role_of(evidence(effect=0.1, direct=0.3, from_end=ioi(wrong=0.5)))[0] == "other"
+def test_a_head_that_writes_the_answer_itself_is_no_inhibition() -> None:
+    """What it reads at the wrong name has been brought there by other heads."""
+    role, because = role_of(evidence(effect=0.1, direct=0.08, from_end=ioi(wrong=0.9)))
+    assert role == "retrieval"
+    assert because == "END->S2 0.90 (chance 0.05); effect +0.10, direct +0.08"
+    assert role_of(evidence(effect=0.1, direct=0.04, from_end=ioi(wrong=0.9)))[0] == "S-inhibition-like"
+    assert role_of(evidence(effect=0.06, direct=0.04, from_end=ioi(wrong=0.9)))[0] == "other"
+
+
+def test_attention_to_the_answer_more_than_to_the_wrong_one_is_no_inhibition() -> None:
+    assert role_of(evidence(from_end=ioi(answer=0.4, wrong=0.35)))[0] == "retrieval"
 
 
 def test_unknown_direct_contributions_make_no_mover() -> None:
