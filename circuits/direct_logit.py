@@ -15,7 +15,7 @@ from interp.errors import ModelNotSupported
 from interp.model.model import Model
 
 # Largest accepted share of a logit difference (or of a block's output) that the parts do not explain.
-TOLERANCE = 1e-3
+TOLERANCE, HALF_TOLERANCE = 1e-3, 3e-2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,6 +75,7 @@ class _Readout:
         self.weights_out: Float[Tensor, "layer head d_head d_model"] = bridge.W_O.float()
         self.unembed: Float[Tensor, "d_model vocab"] = bridge.W_U.float()
         self.norm: Any = bridge.ln_final
+        self.tolerance = HALF_TOLERANCE if model.dtype in (torch.bfloat16, torch.float16) else TOLERANCE
 
     def attribute(
         self, batch: TaskPrompts, task: Task
@@ -99,7 +100,7 @@ class _Readout:
             whole = self._read(final[None, None], scale, direction)[0, 0]
             constant = self._constant(batch, direction)
         error = float((whole + constant - total).abs().max() / total.abs().max().clamp_min(1e-6))
-        if not error < TOLERANCE:
+        if not error < self.tolerance:
             raise ModelNotSupported(
                 f"{self.model.name} does not read its logits off the last residual stream through one norm and the "
                 f"unembedding (the logit differences disagree by {error:.2g} of the largest)."
@@ -116,7 +117,7 @@ class _Readout:
         constant = remainder.mean(0) if len(remainder) > 1 else torch.zeros_like(remainder[0])
         bias = getattr(self.bridge.blocks[layer].attn, "b_O", None)
         error = (remainder - (constant if bias is None else bias.float())).norm() / block[at].float().norm()
-        if not float(error) < TOLERANCE * 10:
+        if not float(error) < self.tolerance * 10:
             raise ModelNotSupported(
                 f"{self.model.name} normalises or scales the output of attention before adding it to the residual "
                 f"stream (layer {layer}), so a head has no direct contribution of its own."

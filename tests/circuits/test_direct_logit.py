@@ -78,6 +78,16 @@ def test_a_heads_contribution_is_what_the_frozen_norm_passes_on(llama: Model) ->
     torch.testing.assert_close(direct_logits(llama, task, prompts).heads[1, 3], expected, atol=1e-5, rtol=1e-4)
 
 
+def test_half_precision_is_attributed_within_its_own_rounding(word_tokenizer: PreTrainedTokenizerBase) -> None:
+    task = get_task("ioi")
+    prompts = by_length(task.prompts(word_tokenizer, n=6, seed=0), task)
+    full = direct_logits(tiny_llama(tokenizer=word_tokenizer), task, prompts)
+    model = tiny_llama(tokenizer=word_tokenizer)
+    half = direct_logits(load(model.hf.to(torch.bfloat16), word_tokenizer), task, prompts)
+    assert half.warning is None
+    torch.testing.assert_close(half.heads, full.heads, atol=0.05 * float(full.total.abs().max()), rtol=0)
+
+
 def test_a_head_that_writes_nothing_contributes_nothing(word_tokenizer: PreTrainedTokenizerBase) -> None:
     model, task = tiny_llama(tokenizer=word_tokenizer), get_task("ioi")
     model.hf.model.layers[0].self_attn.o_proj.weight.data[:, 8:16] = 0
