@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 
 # Tests reach no network, and one thread per process leaves the second core to the second worker.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 PIP_NO_INDEX=1 OMP_NUM_THREADS=1
-PYTEST := $(OFFLINE) $(RUN)/python -m pytest -n 2
+PYTEST := $(OFFLINE) $(RUN)/python -m pytest -n 2 --dist loadfile
 
 setup: $(INSTALLED)
 

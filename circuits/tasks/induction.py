@@ -1,6 +1,7 @@
 """Induction on repeated random tokens: what came after this token before comes again."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Int
@@ -13,6 +14,8 @@ from circuits.tasks.split import check_split, stable_number
 from circuits.tasks.task import Task
 from interp.errors import InputError
 
+Corruption = Literal["first", "successor"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Induction(Task):
@@ -24,12 +27,14 @@ class Induction(Task):
     that is not shown, so that rows need no padding while the distance to the first copy varies. All tokens of a row
     differ except for the repetition.
 
-    Corruption: the token at A1+1 is replaced by another one, `wrong`, which then is what follows.
-
     Source: Olsson et al. 2022, arXiv 2209.11895. Difference: two copies instead of four, and one scored token in a row.
 
     Arguments:
         block_length: shortest and longest block; both at least 2.
+        corruption: what `wrong`, a token that stands nowhere else, replaces: "first", the token at A1, so that nothing
+            tells what follows, and both the previous-token head (at A1+1) and the induction head (at END) lose what
+            they read; or "successor", the token at A1+1, which then is what follows: the induction head copies it, and
+            the previous-token head notices nothing.
     """
 
     name = "induction"
@@ -37,11 +42,14 @@ class Induction(Task):
     source = "Olsson et al. 2022, arXiv 2209.11895"
     key_positions = ("A1", "A1+1", "END")
     block_length: tuple[int, int] = (10, 25)
+    corruption: Corruption = "first"
 
     def __post_init__(self) -> None:
         shortest, longest = self.block_length
         if not 2 <= shortest <= longest:
             raise InputError(f"block_length must be (shortest, longest) with 2 <= shortest, got {self.block_length}.")
+        if self.corruption not in get_args(Corruption):
+            raise InputError(f"corruption must be one of {', '.join(get_args(Corruption))}, got {self.corruption!r}.")
 
     @property
     def chance(self) -> float:
@@ -89,7 +97,8 @@ class Induction(Task):
         n, width = clean.shape
         first = width - 1 - distance
         answer = clean.gather(1, first[:, None] + 1).squeeze(1)
-        corrupted = clean.scatter(1, first[:, None] + 1, wrong[:, None])
+        replaced = first + (self.corruption == "successor")
+        corrupted = clean.scatter(1, replaced[:, None], wrong[:, None])
         texts, corrupted_texts = (tuple(tokenizer.batch_decode(rows)) for rows in (clean, corrupted))
         if bos:
             lead = torch.full((n, 1), tokenizer.bos_token_id)

@@ -1,6 +1,5 @@
 """Known answers of `find_heads`: a circuit set by hand, and the embedded model."""
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 import interp
 from circuits.find_heads import find_heads
 from circuits.head_types import head_types, repeated_tokens
-from circuits.tasks import TaskPrompts
 from circuits.tasks.induction import Induction
 from interp.errors import AnalysisWarning, InputError
 from interp.interventions.scale_heads import ScaleHeads
@@ -21,19 +19,6 @@ from tests.hand_weighted import INDUCTION_HEAD, PREVIOUS_TOKEN_HEAD, induction_m
 from tests.tiny_models import tiny_llama
 
 
-@dataclass(frozen=True, kw_only=True)
-class HiddenSuccessor(Induction):
-    """Induction with a corruption that takes away the first copy of END's token instead of what followed it.
-
-    Then the previous-token head has something to lose too: what stands before the answer.
-    """
-
-    def prompts(self, *arguments: Any, **options: Any) -> TaskPrompts:
-        found = super().prompts(*arguments, **options)
-        first = found.positions["A1"][:, None]
-        return replace(found, corrupted=found.clean.scatter(1, first, found.wrong[:, None]))
-
-
 @pytest.fixture(scope="module")
 def circuit(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return interp.load(induction_model(), letters_tokenizer(tmp_path_factory.mktemp("letters")))
@@ -41,7 +26,7 @@ def circuit(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="module")
 def found(circuit: Model) -> HeadScores:
-    return find_heads(circuit, HiddenSuccessor(), n_prompts=40, progress=False)
+    return find_heads(circuit, "induction", n_prompts=40, progress=False)
 
 
 def test_exactly_the_two_heads_are_found(found: HeadScores) -> None:
@@ -78,7 +63,7 @@ def test_only_the_induction_head_writes_the_answer(found: HeadScores) -> None:
 
 
 def test_the_two_heads_are_the_task(circuit: Model) -> None:
-    group = find_heads(circuit, HiddenSuccessor(), n_prompts=40, top=2, progress=False).notes["group"]
+    group = find_heads(circuit, "induction", n_prompts=40, top=2, progress=False).notes["group"]
     assert set(group["heads"]) == {"L0H0", "L1H1"}
     assert group["ablated"]["accuracy"] < 0.1
     assert group["kept"]["accuracy"] == 1
@@ -88,14 +73,14 @@ def test_the_two_heads_are_the_task(circuit: Model) -> None:
 
 def test_replacing_what_follows_touches_the_induction_head_only(circuit: Model) -> None:
     """The previous-token head says the same of the token before, whatever follows it."""
-    scores = find_heads(circuit, "induction", n_prompts=20, n_random=0, progress=False)
+    scores = find_heads(circuit, Induction(corruption="successor"), n_prompts=20, n_random=0, progress=False)
     assert scores["L1H1"] == pytest.approx(1, abs=1e-4)
     assert scores["L0H0"] == pytest.approx(0, abs=1e-6)
     assert scores.labels["role"][0][0] == "previous-token"
 
 
 def test_attribution_confirms_the_highest_heads_exactly(circuit: Model, found: HeadScores) -> None:
-    scores = find_heads(circuit, HiddenSuccessor(), n_prompts=40, method="attribution", top=1, progress=False)
+    scores = find_heads(circuit, "induction", n_prompts=40, method="attribution", top=1, progress=False)
     assert scores.notes["method"] == "attribution"
     assert int(scores.columns["exact"].sum()) == 2
     for head in scores.heads:

@@ -10,8 +10,11 @@ from circuits.tasks.words import single_token_words, word_list, word_pairs
 from interp.errors import InputError
 
 
-def test_induction_answer_followed_the_token_before(word_tokenizer: PreTrainedTokenizerBase) -> None:
-    prompts = get_task("induction", block_length=(4, 12)).prompts(word_tokenizer, n=200, seed=0)
+@pytest.mark.parametrize(("corruption", "offset"), [("first", 0), ("successor", 1)])
+def test_induction_answer_followed_the_token_before(
+    word_tokenizer: PreTrainedTokenizerBase, corruption: str, offset: int
+) -> None:
+    prompts = get_task("induction", block_length=(4, 12), corruption=corruption).prompts(word_tokenizer, n=200, seed=0)
     distances = prompts.positions["END"] - prompts.positions["A1"]
     assert distances.min() == 4 and distances.max() == 12
     for row, corrupted, answer, wrong in zip(
@@ -19,7 +22,8 @@ def test_induction_answer_followed_the_token_before(word_tokenizer: PreTrainedTo
     ):
         first = row.index(row[-1])  # the earliest occurrence of the last token
         assert row[first + 1] == answer
-        assert corrupted[first + 1] == wrong
+        assert [place for place, token in enumerate(corrupted) if token != row[place]] == [first + offset]
+        assert corrupted[first + offset] == wrong
         assert wrong not in row
 
 
