@@ -76,7 +76,7 @@ def card_values(name: str) -> pd.DataFrame:
         raise InputError(f"There is no card of a model {name!r}: {path} does not exist.")
     stated = json.loads(path.read_text(encoding="utf-8"))["card"]
     frame = pd.DataFrame(stated).rename(columns={"value": "card_value"})
-    return frame[[*KEY, "card_value", "threshold"]]
+    return frame.loc[:, [*KEY, "card_value", "threshold"]]
 
 
 def _cases(name: str) -> list[Task]:

@@ -82,10 +82,7 @@ def resolve_bos(tokenizer: PreTrainedTokenizerBase, prepend_bos: bool | None) ->
 
 def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id to pad with: the pad token, else EOS, else 0; padded places are masked."""
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return token
-    return 0
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if isinstance(i, int)), 0)
 
 
 def _encode_chunk(

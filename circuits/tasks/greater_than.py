@@ -40,7 +40,11 @@ class GreaterThan(Task):
     source = "Hanna et al. 2023, arXiv 2305.00586"
     metric_name = "probability difference"
     key_positions = ("YY", "END")
-    chance = sum(year < 49 for year in YEARS) / len(YEARS)  # all hundred numbers alike
+
+    @property
+    def chance(self) -> float:
+        """All hundred numbers alike."""
+        return sum(year < 49 for year in YEARS) / len(YEARS)
 
     def prompts(
         self,

@@ -101,7 +101,7 @@ class Induction(Task):
         corrupted = clean.scatter(1, replaced[:, None], wrong[:, None])
         texts, corrupted_texts = (tuple(tokenizer.batch_decode(rows)) for rows in (clean, corrupted))
         if bos:
-            lead = torch.full((n, 1), tokenizer.bos_token_id)
+            lead = torch.tensor([[tokenizer.bos_token_id]]).expand(n, 1)
             clean, corrupted = torch.cat([lead, clean], dim=1), torch.cat([lead, corrupted], dim=1)
         shortest, longest = self.block_length
         span = str(longest) if shortest == longest else f"{shortest}-{longest}"

@@ -40,12 +40,16 @@ class IndirectObject(Task):
     description = "indirect object identification: which of two names receives"
     source = "Wang et al. 2022, arXiv 2211.00593"
     key_positions = ("IO", "S1", "S1+1", "S2", "END")
-    chance = 0.5  # one of the two names
     corruption: str = "s2_random"
 
     def __post_init__(self) -> None:
         if self.corruption not in CORRUPTIONS:
             raise InputError(f"Unknown corruption {self.corruption!r} of ioi; choose from {', '.join(CORRUPTIONS)}.")
+
+    @property
+    def chance(self) -> float:
+        """One of the two names."""
+        return 0.5
 
     def prompts(
         self,

@@ -24,8 +24,11 @@ class Task(ABC):
     answer_position: ClassVar[str] = "END"
     key_positions: ClassVar[tuple[str, ...]]
     """Named positions that a head's attention is reported to."""
-    chance: float
-    """Share of correct answers of a model that knows the kind of answer but not which one; each task says how."""
+
+    @property
+    @abstractmethod
+    def chance(self) -> float:
+        """Share of correct answers of a model that knows the kind of answer but not which one; each task says how."""
 
     @property
     def most_prompts(self) -> int | None:

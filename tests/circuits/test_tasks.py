@@ -14,7 +14,7 @@ ALL = [
     get_task("induction", block_length=(3, 3)),
     get_task("relations", relation="word-plural"),
 ]
-CHANGED = {"ioi": ("S2",), "induction": ("A1+1",), "greater-than": ("YY",), "relations": ("SUBJECT",)}
+CHANGED = {"ioi": ("S2",), "induction": ("A1",), "greater-than": ("YY",), "relations": ("SUBJECT",)}
 """Positions at which clean and corrupted prompts differ, and nowhere else."""
 
 
