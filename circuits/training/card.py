@@ -12,7 +12,7 @@ import pandas as pd
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from circuits.evaluate import KEY, evaluate
-from circuits.training.mixture import Mixture
+from circuits.training.mixture import KINDS, Mixture
 from circuits.training.recipe import Recipe
 from circuits.training.sinks import first_token_mass
 
@@ -79,7 +79,14 @@ def write_card(folder: Path, metrics: dict[str, Any]) -> None:
         d_model=metrics["recipe"]["d_model"],
         d_mlp=metrics["recipe"]["d_mlp"],
         seed=metrics["recipe"]["seed"],
-        steps=f"{metrics['recipe']['steps']:,}",
+        steps=f"{sum(stage['steps'] for stage in metrics['recipe']['stages']):,}",
+        batch=f"{metrics['recipe']['sizes'][0][0] * metrics['recipe']['sizes'][0][1]:,}",
+        copying=f"{metrics['recipe']['copying_steps']:,}",
+        weights="; then ".join(
+            ", ".join(f"{k} x {w}" for k, w in zip(KINDS, stage["kind_weights"], strict=True))
+            for stage in metrics["recipe"]["stages"]
+        ),
+        cycles=len(metrics["recipe"]["stages"]),
         minutes=round(metrics["training"]["seconds"] / 60),
         versions=f"torch {metrics['training']['torch']}, transformers {metrics['training']['transformers']}",
         n=CARD_PROMPTS,

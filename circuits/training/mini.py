@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from circuits.training.card import measure, save_model, write_card
 from circuits.training.checkpoint import load_checkpoint, save_checkpoint
-from circuits.training.mixture import KINDS, Mixture
+from circuits.training.mixture import KINDS, Kind, Mixture
 from circuits.training.recipe import Recipe
 from circuits.training.tokenizer import build_tokenizer
 from interp.paths import data_dir
@@ -35,23 +35,16 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> LlamaForC
         max_position_embeddings=512,
         tie_word_embeddings=True,
         initializer_range=recipe.initial_scale,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **{f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")},
     )
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         return LlamaForCausalLM(config)
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up to the peak, the peak, and a linear fall to zero over the last steps."""
-    return recipe.peak_rate * min(1.0, (step + 1) / recipe.warmup_steps, (recipe.steps - step) / recipe.decay_steps)
-
-
 def loss_by_kind(
     model: LlamaForCausalLM, tokens: Int[Tensor, "row token"], kinds: Int[Tensor, "row token"]
-) -> dict[str, tuple[Float[Tensor, ""], float]]:
+) -> dict[Kind, tuple[Float[Tensor, ""], float]]:
     """Mean cross entropy in nats, and top-1 accuracy, of each kind of target in the batch."""
     wanted = kinds[:, 1:] >= 0
     hidden = model.model(input_ids=tokens).last_hidden_state[:, :-1][wanted]
@@ -75,7 +68,7 @@ def train(
     matrices = [p for p in model.parameters() if p.ndim > 1]
     gains = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": gains, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.peak_rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, lr=recipe.stages[0].peak_rate, betas=(0.9, 0.98))
     mixture = Mixture(
         tokenizer=tokenizer,
         seed=recipe.seed,
@@ -105,10 +98,11 @@ def _step(
 ) -> dict[str, Any]:
     """One optimiser step; returns loss and accuracy of each kind of target."""
     tokens, kinds = mixture.batch(step)
+    stage, stage_step = recipe.stage_at(step)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, step)
+        group["lr"] = stage.rate(stage_step)
     measured = loss_by_kind(model, tokens, kinds)
-    weights = dict(zip(KINDS, recipe.kind_weights, strict=True))
+    weights = dict(zip(KINDS, stage.kind_weights, strict=True))
     loss = torch.stack([weights[kind] * value for kind, (value, _) in measured.items()]).sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -126,12 +120,12 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "interp-mini", help="directory of the checkpoint"
     )
-    parser.add_argument("--steps", type=int, default=Recipe.steps, help="fewer steps, for a trial")
+    parser.add_argument("--steps", type=int, help="stop after so many steps, for a trial")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)  # one thread sums in one order, so that the same machine makes the same weights
-    recipe = Recipe(steps=arguments.steps)
-    model, tokenizer, progress = train(recipe, arguments.work)
+    recipe = Recipe()
+    model, tokenizer, progress = train(recipe, arguments.work, stop_at=arguments.steps)
     save_model(arguments.out, model, tokenizer)
     write_card(arguments.out, measure(recipe, model, tokenizer, progress))
     log.info("saved to %s", arguments.out)

@@ -6,6 +6,7 @@ context determines must not drown in the noise of tokens that it does not. A bat
 """
 
 from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from circuits.tasks import get_task
 from circuits.tasks.induction import ordinary_tokens
 
-KINDS = ("other", "ioi", "greater-than", "relations", "induction")
+Kind = Literal["other", "ioi", "greater-than", "relations", "induction"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 """Targets: other words of the sentences, the answers of three tasks, and the repetition of a block."""
 IGNORED = -1
 TEXT_TASKS = {"ioi": 0.5, "greater-than": 0.2, "relations": 0.3}
@@ -34,9 +36,11 @@ class Mixture:
 
     Arguments:
         sizes: (rows, tokens, share) of each batch shape; until the blocks are full-grown only the first one is used.
-        copying_steps: first steps, with nothing but short blocks repeated all through the row: copying pays at once
-            in these, while long blocks among sentences teach nothing for a thousand steps.
-        growing_steps: steps after these during which the blocks grow to full length.
+        copying_steps: first steps, with nothing but blocks repeated all through the row. Induction heads form in these
+            within some hundred steps; among sentences, or with blocks so short that fixed distances do, they do not
+            form in a thousand.
+        growing_steps: steps after these during which short and less often repeated blocks come in, and gaps; then
+            come the sentences.
         induction_rows: share of rows that hold blocks only, once there are sentences.
     """
 
@@ -58,21 +62,24 @@ class Mixture:
         growth = min(1.0, max(0.0, (step - self.copying_steps) / self.growing_steps))
         shares = [share for _, _, share in self.sizes]
         n_rows, length, _ = self.sizes[random.choice(len(shares), p=shares) if growth == 1 else 0]
-        pool = self._sentences(step // POOL_STEPS) if step >= self.copying_steps else {}
+        pool = self._sentences(step // POOL_STEPS) if growth == 1 else {}
         rows = [self._row(random, pool, length, growth) for _ in range(n_rows)]
         tokens, kinds = (torch.tensor(part) for part in zip(*rows, strict=True))
         return tokens, kinds
 
     def _row(self, random: np.random.Generator, pool: dict[str, list[Segment]], length: int, growth: float) -> Segment:
         blocks_only = not pool or random.random() < self.induction_rows
-        tokens, kinds = [self.tokenizer.bos_token_id], [IGNORED]
+        special: Any = self.tokenizer
+        tokens, kinds = [special.bos_token_id], [IGNORED]
         while len(tokens) < length:
             room = length - len(tokens)
             if room >= 8 and (blocks_only or random.random() < 0.05):
                 segment = self._blocks(random, room, growth)
             elif room < 8:
-                end, padding = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-                segment = [end] + [padding] * room, [KINDS.index("other")] + [IGNORED] * room
+                segment = (
+                    [special.eos_token_id] + [special.pad_token_id] * room,
+                    [KINDS.index("other")] + [IGNORED] * room,
+                )
             else:
                 segment = self._sentence(random, pool)
             tokens += segment[0]
@@ -85,16 +92,16 @@ class Mixture:
 
     def _blocks(self, random: np.random.Generator, room: int, growth: float) -> Segment:
         """One block of different tokens: all through the room, or two to four times behind some filler."""
-        longest = max(6, min(110, int((0.2 + 0.8 * growth) * room / 2)))
-        block = int(random.integers(3, longest + 1))
-        filler, copies = 0, room // block + 1
-        if growth == 1 and random.random() < 0.5:
+        shortest = 8 if growth == 0 else 3
+        longest = max(shortest, min(110, int(0.45 * room)))
+        block, filler, copies = int(random.integers(shortest, longest + 1)), 0, room // shortest + 1
+        if random.random() < 0.5 * growth:
             filler, copies = int(random.integers(0, max(1, room - 2 * block + 1))), int(random.integers(2, 5))
         drawn = self._ordinary[random.choice(len(self._ordinary), filler + block, replace=False)].tolist()
-        tokens = drawn[:filler] + drawn[filler:] * copies
+        tokens = (drawn[:filler] + drawn[filler:] * copies)[:room]
         undetermined = filler + block + 1  # the first token of the second copy is not known to be a repetition
         kinds = [IGNORED] * undetermined + [KINDS.index("induction")] * (len(tokens) - undetermined)
-        return tokens, kinds
+        return tokens, kinds[: len(tokens)]
 
     def _sentences(self, index: int) -> dict[str, list[Segment]]:
         """The pool of sentences with this index, drawn from the training split."""

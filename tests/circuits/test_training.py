@@ -9,13 +9,20 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from circuits.training import mixture as mixture_module
-from circuits.training.mini import build_model, learning_rate, train
+from circuits.training.mini import build_model, train
 from circuits.training.mixture import IGNORED, KINDS, Mixture
-from circuits.training.recipe import Recipe
+from circuits.training.recipe import Recipe, Stage
 from circuits.training.sinks import first_token_mass
 
+WEIGHTS = (1.0,) * len(KINDS)
 TINY = Recipe(
-    d_model=16, n_layers=1, d_mlp=16, steps=4, decay_steps=2, sizes=((2, 32, 1.0),), save_every=2, log_every=1
+    d_model=16,
+    n_layers=1,
+    d_mlp=16,
+    stages=(Stage(steps=4, warmup_steps=50, decay_steps=2, peak_rate=2e-3, kind_weights=WEIGHTS),),
+    sizes=((2, 32, 1.0),),
+    save_every=2,
+    log_every=1,
 )
 
 
@@ -27,7 +34,9 @@ def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def mixture(word_tokenizer: PreTrainedTokenizerBase) -> Mixture:
-    return Mixture(tokenizer=word_tokenizer, seed=3, sizes=((8, 64, 0.5), (2, 256, 0.5)), copying_steps=5, growing_steps=10)
+    return Mixture(
+        tokenizer=word_tokenizer, seed=3, sizes=((8, 64, 0.5), (2, 256, 0.5)), copying_steps=5, growing_steps=10
+    )
 
 
 def test_a_batch_depends_on_seed_and_step_only(mixture: Mixture, word_tokenizer: PreTrainedTokenizerBase) -> None:
@@ -56,8 +65,18 @@ def test_induction_targets_are_determined_by_the_row(mixture: Mixture) -> None:
 
 
 def test_the_rate_rises_stays_and_falls() -> None:
-    recipe = Recipe(steps=1000, warmup_steps=100, decay_steps=200, peak_rate=1.0)
-    assert [learning_rate(recipe, step) for step in (0, 49, 500, 900, 999)] == [0.01, 0.5, 1.0, 0.5, 0.005]
+    stage = Stage(steps=1000, warmup_steps=100, decay_steps=200, peak_rate=1.0, kind_weights=WEIGHTS)
+    assert [stage.rate(step) for step in (0, 49, 500, 900, 999)] == [0.01, 0.5, 1.0, 0.5, 0.005]
+
+
+def test_stages_follow_each_other() -> None:
+    first = Stage(steps=10, warmup_steps=1, decay_steps=1, peak_rate=1.0, kind_weights=WEIGHTS)
+    recipe = Recipe(stages=(first, replace(first, steps=5)))
+    assert recipe.steps == 15
+    assert recipe.stage_at(9) == (first, 9)
+    assert recipe.stage_at(10) == (recipe.stages[1], 0)
+    with pytest.raises(IndexError, match="15 steps"):
+        recipe.stage_at(15)
 
 
 def test_a_stopped_run_ends_with_the_same_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
