@@ -29,9 +29,9 @@ class Recipe:
     seed: int = 0
     stages: tuple[Stage, ...] = (
         Stage(steps=2400, warmup_steps=50, decay_steps=800, peak_rate=2e-3, kind_weights=(0.1, 0.3, 0.3, 0.3, 1.0)),
-        Stage(steps=600, warmup_steps=50, decay_steps=550, peak_rate=1e-3, kind_weights=(0.1, 0.5, 2.0, 0.5, 1.0)),
+        Stage(steps=600, warmup_steps=50, decay_steps=550, peak_rate=1e-3, kind_weights=(0.05, 0.5, 2.0, 1.0, 0.5)),
     )
-    """The second stage is for the years, which the first one does not learn well enough."""
+    """The second stage is for the years and the facts, which the first one does not learn well enough."""
     copying_steps: int = 1200
     growing_steps: int = 100
     weight_decay: float = 0.05

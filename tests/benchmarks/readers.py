@@ -16,8 +16,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -111,7 +112,7 @@ def peak_bytes(configuration: str, length: int, threads: int) -> int:
     return max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
 
 
-def child(*arguments: str) -> object:
+def child(*arguments: str) -> Any:
     """Run one measurement in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.readers", *arguments]
     root = Path(__file__).resolve().parents[2]
@@ -124,27 +125,22 @@ def floor_gflop(length: int) -> float:
     return (2 * weights * length + 12 * 2 * 2 * 768 * length * (length + 1) / 2) / 1e9
 
 
-def table(lengths: list[int], repeats: int, threads: int) -> str:
-    """The results as a Markdown table."""
-    lines = [
+def table(lengths: list[int], repeats: int, threads: int) -> Iterator[str]:
+    """The results as lines of a Markdown table, each as soon as it is measured."""
+    yield (
         "| T | floor | SDPA forward | interp, 6 statistics | TransformerLens | output_attentions "
-        "| extra memory interp | TransformerLens | output_attentions |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+        "| extra memory interp | TransformerLens | output_attentions |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
     for length in lengths:
-        seconds: dict[str, list[float]] = child("--times", str(length), str(repeats), str(threads))  # type: ignore[assignment]
+        seconds: dict[str, list[float]] = child("--times", str(length), str(repeats), str(threads))
         middle = {name: statistics.median(values) for name, values in seconds.items()}
-        peaks = {name: int(child("--peak", name, str(length), str(threads))) for name in middle}  # type: ignore[call-overload]
+        peaks: dict[str, int] = {name: child("--peak", name, str(length), str(threads)) for name in middle}
+        maps = f"> {12 * 12 * length**2 * 4 / 2**30:.1f} GiB"
         ratios = [f"{middle[n] / middle['sdpa']:.2f}x" if n in middle else "-" for n in CONFIGURATIONS[1:]]
-        extra = [
-            f"{(peaks[n] - peaks['sdpa']) / 2**20:,.0f} MiB"
-            if n in peaks
-            else f"> {12 * 12 * length**2 * 4 / 2**30:.1f} GiB"
-            for n in CONFIGURATIONS[1:]
-        ]
-        floor = f"{floor_gflop(length):,.0f} GFLOP"
-        lines.append(f"| {length} | {floor} | {middle['sdpa']:.2f} s | " + " | ".join([*ratios, *extra]) + " |")
-    return "\n".join(lines)
+        extra = [f"{(peaks[n] - peaks['sdpa']) / 2**20:,.0f} MiB" if n in peaks else maps for n in CONFIGURATIONS[1:]]
+        cells = [str(length), f"{floor_gflop(length):,.0f} GFLOP", f"{middle['sdpa']:.2f} s", *ratios, *extra]
+        yield f"| {' | '.join(cells)} |"
 
 
 def main(arguments: list[str]) -> None:
@@ -162,7 +158,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(arguments)
     lengths = [int(length) for length in options.lengths.split(",")]
-    sys.stdout.write(table(lengths, options.repeats, options.threads) + "\n")
+    for line in table(lengths, options.repeats, options.threads):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
