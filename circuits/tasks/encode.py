@@ -55,7 +55,7 @@ def encode_prompts(
     if not tokenizer.is_fast:
         raise InputError("The tokenizer gives no character offsets; load the fast version (a tokenizer.json) of it.")
     kept: list[EncodedExample] = []
-    attempts = distinct(islice(examples, ATTEMPTS_PER_PROMPT * n + MORE_ATTEMPTS))
+    attempts = islice(distinct(examples), ATTEMPTS_PER_PROMPT * n + MORE_ATTEMPTS)
     while len(kept) < n and (chunk := list(islice(attempts, n - len(kept)))):
         kept += [encoded for encoded in _encode_chunk(chunk, tokenizer, slots) if encoded]
     if len(kept) < n:

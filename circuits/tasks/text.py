@@ -44,11 +44,19 @@ def fill(pattern: str, words: Mapping[str, str]) -> SlotText:
     return SlotText(text=text, spans=spans)
 
 
+PATIENCE = 1000
+"""So many repetitions in a row mean that a generator has nothing new to give."""
+
+
 def distinct(examples: Iterable[Example]) -> Iterator[Example]:
-    """The examples without repetitions of the same (clean, corrupted) pair."""
+    """The examples without repetitions of the same (clean, corrupted) pair, until only repetitions come."""
     seen: set[tuple[str, str]] = set()
+    repetitions = 0
     for example in examples:
         key = (example.clean.text, example.corrupted.text)
-        if key not in seen:
+        repetitions = repetitions + 1 if key in seen else 0
+        if repetitions == 0:
             seen.add(key)
             yield example
+        elif repetitions == PATIENCE:
+            return

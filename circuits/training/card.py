@@ -43,10 +43,10 @@ def measure(
 ) -> dict[str, Any]:
     """Everything that `metrics.json` holds."""
     frame = evaluate(model, tokenizer, n=CARD_PROMPTS, seed=CARD_SEED)
-    thresholds = [THRESHOLDS.get((row.task, row.metric)) for row in frame.itertuples()]
+    thresholds = [THRESHOLDS.get(key) for key in zip(frame["task"], frame["metric"], strict=True)]
     card = [
         row | {"threshold": threshold}
-        for row, threshold in zip(json.loads(frame.round(4).to_json(orient="records")), thresholds, strict=True)
+        for row, threshold in zip(frame.round(4).to_dict(orient="records"), thresholds, strict=True)
     ]
     mixture = Mixture(
         tokenizer=tokenizer, seed=recipe.seed + 1, sizes=((32, 128, 1.0),), copying_steps=0, growing_steps=1

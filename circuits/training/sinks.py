@@ -11,7 +11,7 @@ def first_token_mass(model: PreTrainedModel, tokens: Int[Tensor, "row token"]) -
 
     Attention spread evenly over the keys would give the mean of 1 / (query + 1).
     """
-    implementation = model.config._attn_implementation
+    implementation = model.config._attn_implementation or "sdpa"
     model.set_attn_implementation("eager")  # the only one that hands its patterns out
     try:
         with torch.inference_mode():
