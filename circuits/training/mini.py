@@ -23,6 +23,10 @@ from interp.paths import data_dir
 log = logging.getLogger("circuits.training")
 
 
+START_YEAR = 4
+"""The start year stands so many tokens before the century that the end year follows: "32 to the year 17"."""
+
+
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
     """A Llama with random weights from the recipe's seed."""
     config = LlamaConfig(
@@ -43,14 +47,27 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> LlamaForC
 
 
 def loss_by_kind(
-    model: LlamaForCausalLM, tokens: Int[Tensor, "row token"], kinds: Int[Tensor, "row token"]
+    model: LlamaForCausalLM,
+    tokens: Int[Tensor, "row token"],
+    kinds: Int[Tensor, "row token"],
+    years: Int[Tensor, " year"] | None = None,
 ) -> dict[Kind, tuple[Float[Tensor, ""], float]]:
-    """Mean cross entropy in nats, and top-1 accuracy, of each kind of target in the batch."""
+    """Mean cross entropy in nats, and top-1 accuracy, of each kind of target in the batch.
+
+    With `years`, the tokens 00 to 99, the target of greater-than is uniform over the years after the start year.
+    """
     wanted = kinds[:, 1:] >= 0
     hidden = model.model(input_ids=tokens).last_hidden_state[:, :-1][wanted]
     logits = model.lm_head(hidden)
     targets, kinds = tokens[:, 1:][wanted], kinds[:, 1:][wanted]
     losses = cross_entropy(logits, targets, reduction="none")
+    if years is not None:
+        row, place = wanted.nonzero(as_tuple=True)
+        asked = kinds == KINDS.index("greater-than")
+        start = tokens[row[asked], place[asked] - START_YEAR]
+        valid = torch.arange(len(years)) > (start[:, None] == years).int().argmax(-1, keepdim=True)
+        log_shares = logits[asked].log_softmax(-1)[:, years]
+        losses = losses.index_put((asked.nonzero().squeeze(-1),), -(log_shares * valid).sum(-1) / valid.sum(-1))
     right = (logits.detach().argmax(dim=-1) == targets).float()
     present = {index: kinds == index for index in kinds.unique().tolist()}
     return {KINDS[index]: (losses[mask].mean(), right[mask].mean().item()) for index, mask in present.items()}
@@ -101,7 +118,7 @@ def _step(
     stage, stage_step = recipe.stage_at(step)
     for group in optimizer.param_groups:
         group["lr"] = stage.rate(stage_step)
-    measured = loss_by_kind(model, tokens, kinds)
+    measured = loss_by_kind(model, tokens, kinds, mixture.years if stage.exact_years else None)
     weights = dict(zip(KINDS, stage.kind_weights, strict=True))
     loss = torch.stack([weights[kind] * value for kind, (value, _) in measured.items()]).sum()
     optimizer.zero_grad(set_to_none=True)

@@ -54,6 +54,7 @@ class Mixture:
 
     def __post_init__(self) -> None:
         self._ordinary = ordinary_tokens(self.tokenizer).numpy()
+        self.years = torch.tensor(self.tokenizer.convert_tokens_to_ids([f"{year:02d}" for year in range(100)]))
         self._period = self.tokenizer.convert_tokens_to_ids(".")
 
     def batch(self, step: int) -> tuple[Int[Tensor, "row token"], Int[Tensor, "row token"]]:

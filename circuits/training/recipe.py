@@ -9,6 +9,8 @@ class Stage:
 
     Attributes:
         kind_weights: weight of the loss on each of `circuits.training.mixture.KINDS`.
+        exact_years: the target of greater-than is the uniform distribution over the valid years instead of one sampled
+            end year, whose noise hides the edge.
     """
 
     steps: int
@@ -16,6 +18,7 @@ class Stage:
     decay_steps: int
     peak_rate: float
     kind_weights: tuple[float, ...]
+    exact_years: bool = False
 
     def rate(self, step: int) -> float:
         """Learning rate at a step of this stage."""
@@ -30,8 +33,16 @@ class Recipe:
     stages: tuple[Stage, ...] = (
         Stage(steps=2400, warmup_steps=50, decay_steps=800, peak_rate=2e-3, kind_weights=(0.1, 0.3, 0.3, 0.3, 1.0)),
         Stage(steps=600, warmup_steps=50, decay_steps=550, peak_rate=1e-3, kind_weights=(0.05, 0.5, 2.0, 1.0, 0.5)),
+        Stage(
+            steps=200,
+            warmup_steps=20,
+            decay_steps=180,
+            peak_rate=1e-3,
+            kind_weights=(0.05, 0.5, 2.0, 1.0, 0.5),
+            exact_years=True,
+        ),
     )
-    """The second stage is for the years and the facts, which the first one does not learn well enough."""
+    """The later stages are for the years and the facts, which the first one does not learn well enough."""
     copying_steps: int = 1200
     growing_steps: int = 100
     weight_decay: float = 0.05
