@@ -106,9 +106,7 @@ class _Matching(HeadMeanReader):
     def begin(self, stream: Stream) -> None:
         super().begin(stream)
         if stream.tokens is None:
-            raise InputError(
-                f"{self.name} compares tokens, but the model got embeddings or images. Pass token ids."
-            )
+            raise InputError(f"{self.name} compares tokens, but the model got embeddings or images. Pass token ids.")
         self.pairs = equal_pairs(stream.tokens, stream.valid, first_query=stream.past)
 
     def read_rows(self, rows: AttentionRows) -> None:

@@ -198,7 +198,7 @@ def watch(model: Any, *participants: Participant, block_bytes: int = DEFAULT_BLO
         >>> class Mass(Reader):
         ...     total = 0.0
         ...     def read_rows(self, rows):
-        ...         self.total += float(rows.pattern.sum())
+        ...         self.total += float(rows.pattern.detach().sum())
         >>> model = interp.load("mini")
         >>> mass = Mass()
         >>> with interp.watch(model, mass):
