@@ -29,12 +29,12 @@ class Shape:
     kind: str
 
 
-class AnalyzerReader(Reader):
+class AnalyzerReader(Reader, ABC):
     """A reader that ends in a result."""
 
+    @abstractmethod
     def result(self, provenance: Provenance, tokens: list[str]) -> HeadScores | TokenMap:
         """The result; `tokens` are the texts of the first sequence's tokens."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
