@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Int
@@ -62,6 +63,23 @@ def equal_pairs(
     return EqualPairs(example, query.contiguous(), key)
 
 
+# One search per forward pass, however many readers and layers ask; gone with the pass.
+_pairs: WeakKeyDictionary[Stream, EqualPairs] = WeakKeyDictionary()
+
+
+def pairs_of(stream: Stream) -> EqualPairs:
+    """The equal pairs of the new queries of a forward pass.
+
+    Raises:
+        InputError: the stream has no token ids.
+    """
+    if stream.tokens is None:
+        raise InputError("Equal tokens were asked for, but the model got embeddings or images. Pass token ids.")
+    if stream not in _pairs:
+        _pairs[stream] = equal_pairs(stream.tokens, stream.valid, first_query=stream.past)
+    return _pairs[stream]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DuplicateToken(Analyzer):
     """Attention to earlier copies of the current token.
@@ -101,18 +119,10 @@ class _Matching(HeadMeanReader):
     def __init__(self, shape: Shape, *, name: str, unit: str, value_range: tuple[float, float], shift: int = 0) -> None:
         super().__init__(shape, name=name, unit=unit, value_range=value_range)
         self.shift = shift
-        self.pairs: EqualPairs | None = None
-
-    def begin(self, stream: Stream) -> None:
-        super().begin(stream)
-        if stream.tokens is None:
-            raise InputError(f"{self.name} compares tokens, but the model got embeddings or images. Pass token ids.")
-        self.pairs = equal_pairs(stream.tokens, stream.valid, first_query=stream.past)
 
     def read_rows(self, rows: AttentionRows) -> None:
-        assert self.pairs is not None
         n_examples = rows.pattern.shape[0]
-        pairs = self.pairs.between(int(rows.queries[0]), int(rows.queries[-1]))
+        pairs = pairs_of(rows.stream).between(int(rows.queries[0]), int(rows.queries[-1]))
         row = torch.searchsorted(rows.queries, pairs.query)
         key = pairs.key + self.shift - rows.keys[0]
         inside = (rows.queries[row] == pairs.query) & (key >= 0) & (key < len(rows.keys))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.analyzers import ANALYZERS, analyzer_named, known_names, resolve
+from interp.analyzers import ANALYZERS, analyzer_named, known_names, matching, resolve
 from interp.analyzers.analyzer import Shape
 from interp.analyzers.matching import equal_pairs
 from interp.attention.kernel import MASKED
@@ -243,6 +243,19 @@ def test_scan_while_generating_reads_every_row_once(model: interp.Model) -> None
         expected = whole[name]
         assert isinstance(stepwise, HeadScores) and isinstance(expected, HeadScores)
         torch.testing.assert_close(stepwise.scores, expected.scores, atol=1e-6, rtol=0, equal_nan=True)
+
+
+def test_equal_tokens_are_searched_once_per_pass(model: interp.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+
+    def counted(tokens: Tensor, valid: Tensor | None, *, first_query: int) -> matching.EqualPairs:
+        searched.append(first_query)
+        return equal_pairs(tokens, valid, first_query=first_query)
+
+    monkeypatch.setattr(matching, "equal_pairs", counted)
+    interp.scan(model, STORY, ["duplicate-token", "induction"], batch_size=2)
+    assert searched == [0, 0]
+    assert not matching._pairs
 
 
 def test_bad_scans_say_what_to_do(model: interp.Model) -> None:
