@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from circuits.tasks.prompts import TaskPrompts
@@ -26,7 +28,7 @@ class EncodedExample:
     example: Example
     clean: list[int]
     corrupted: list[int]
-    answer: int
+    answers: list[int]
     wrong: int
     positions: dict[str, int]
 
@@ -91,18 +93,24 @@ def _encode_chunk(
     clean = [example.clean.text for example in examples]
     encoded = tokenizer(clean, add_special_tokens=False, return_offsets_mapping=True)
     corrupted = tokenizer([example.corrupted.text for example in examples], add_special_tokens=False)["input_ids"]
-    answered = tokenizer([e.clean.text + e.answer for e in examples], add_special_tokens=False)["input_ids"]
+    answered = tokenizer([e.clean.text + e.answer + e.rest for e in examples], add_special_tokens=False)["input_ids"]
     mistaken = tokenizer([e.clean.text + e.wrong for e in examples], add_special_tokens=False)["input_ids"]
     for index, example in enumerate(examples):
         ids = encoded["input_ids"][index]
         positions = _positions(example.clean, encoded["offset_mapping"][index], slots)
-        answer, wrong = _next_token(ids, answered[index]), _next_token(ids, mistaken[index])
-        aligned = len(corrupted[index]) == len(ids) and tokenizer.unk_token_id not in (answer, wrong, *ids)
-        if positions is None or answer is None or wrong is None or answer == wrong or not aligned:
+        answers, wrong = _continuation(ids, answered[index]), _continuation(ids, mistaken[index])
+        single = len(wrong) == 1 and (len(answers) == 1 or (example.rest and answers)) and answers[0] != wrong[0]
+        aligned = len(corrupted[index]) == len(ids) and tokenizer.unk_token_id not in (*answers, *wrong, *ids)
+        if positions is None or not single or not aligned:
             yield None
         else:
             yield EncodedExample(
-                example=example, clean=ids, corrupted=corrupted[index], answer=answer, wrong=wrong, positions=positions
+                example=example,
+                clean=ids,
+                corrupted=corrupted[index],
+                answers=answers,
+                wrong=wrong[0],
+                positions=positions,
             )
 
 
@@ -122,11 +130,9 @@ def _positions(text: SlotText, offsets: list[tuple[int, int]], slots: Sequence[s
     return positions
 
 
-def _next_token(prompt: list[int], continued: list[int]) -> int | None:
-    """The token that the continuation adds, or None if it adds several or changes the prompt's own tokens."""
-    if len(continued) != len(prompt) + 1 or continued[:-1] != prompt:
-        return None
-    return continued[-1]
+def _continuation(prompt: list[int], continued: list[int]) -> list[int]:
+    """The tokens that the continuation adds, none if it changes the prompt's own tokens."""
+    return continued[len(prompt) :] if continued[: len(prompt)] == prompt else []
 
 
 def _to_tensors(
@@ -150,7 +156,7 @@ def _to_tensors(
         clean=clean,
         corrupted=corrupted,
         attention_mask=mask,
-        answer=torch.tensor([encoded.answer for encoded in kept]),
+        answer=torch.tensor([encoded.answers[0] for encoded in kept]),
         wrong=torch.tensor([encoded.wrong for encoded in kept]),
         positions={
             name: torch.tensor([encoded.positions[name] + len(lead) for encoded in kept]) for name in kept[0].positions
@@ -160,4 +166,11 @@ def _to_tensors(
         prepend_bos=prepend_bos,
         texts=tuple(encoded.example.clean.text for encoded in kept),
         corrupted_texts=tuple(encoded.example.corrupted.text for encoded in kept),
+        answers=_pad_answers([encoded.answers for encoded in kept]),
     )
+
+
+def _pad_answers(answers: list[list[int]]) -> Int[Tensor, "prompt answer"] | None:
+    """Answers of several tokens as one tensor, -1 after the end of each; None where all are single tokens."""
+    longest = max(map(len, answers))
+    return torch.tensor([row + [-1] * (longest - len(row)) for row in answers]) if longest > 1 else None

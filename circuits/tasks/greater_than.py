@@ -1,6 +1,6 @@
 """Greater-than: a war that began in 1732 ends in a later year of the century."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -9,10 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from circuits.tasks.encode import encode_prompts
 from circuits.tasks.prompts import TaskPrompts
-from circuits.tasks.split import check_split, in_split
-from circuits.tasks.task import Task
+from circuits.tasks.split import in_split
+from circuits.tasks.task import TextTask
 from circuits.tasks.text import Example, fill
 from circuits.tasks.words import token_count, word_list
 from interp.errors import InputError
@@ -24,7 +23,7 @@ YEARS = tuple(range(2, 99))
 
 
 @dataclass(frozen=True, kw_only=True)
-class GreaterThan(Task):
+class GreaterThan(TextTask):
     """Greater-than on years.
 
     "The NOUN lasted from the year XXYY to the year XX" is answered by any two-digit number above YY. `answer` is one
@@ -46,46 +45,33 @@ class GreaterThan(Task):
         """All hundred numbers alike."""
         return sum(year < 49 for year in YEARS) / len(YEARS)
 
-    def prompts(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        n: int,
-        seed: int,
-        split: str = "test",
-        prepend_bos: bool | None = None,
-    ) -> TaskPrompts:
-        check_split(split)
-        numbers = number_tokens(tokenizer)
+    @property
+    def template_names(self) -> tuple[str, ...]:
+        return ("lasted/0",)
+
+    def examples(self, tokenizer: PreTrainedTokenizerBase, random: Random, split: str) -> Iterator[Example]:
+        """Endless examples; the answer is uniform over the later years, the wrong token over the others."""
         words = word_list("durations")
         nouns = [word for word, count in zip(words, token_count(tokenizer, words), strict=True) if count]
-        prompts = encode_prompts(
-            self.examples(nouns, Random(f"greater-than-{split}-{seed}"), split),
-            tokenizer,
-            task=self.name,
-            n=n,
-            slots=self.key_positions,
-            template_names=("lasted/0",),
-            prepend_bos=prepend_bos,
-        )
-        start = _start_years(prompts, numbers)
-        sign = torch.where(torch.arange(100) > start[:, None], 1.0, -1.0)
-        return replace(prompts, choices=numbers.expand(len(prompts), -1), choice_sign=sign)
-
-    def examples(self, nouns: Sequence[str], random: Random, split: str) -> Iterator[Example]:
-        """Endless examples; the answer is uniform over the later years, the wrong token over the others."""
         while True:
             noun, century, year = random.choice(nouns), random.choice(CENTURIES), random.choice(YEARS)
             if not in_split(split, noun, f"{century}{year:02d}"):
                 continue
-            words = {"NOUN": noun, "XX": str(century), "YY": f"{year:02d}"}
+            filling = {"NOUN": noun, "XX": str(century), "YY": f"{year:02d}"}
             yield Example(
-                clean=fill(TEMPLATE, words),
-                corrupted=fill(TEMPLATE, words | {"YY": "01"}),
+                clean=fill(TEMPLATE, filling),
+                corrupted=fill(TEMPLATE, filling | {"YY": "01"}),
                 answer=f"{random.randint(year + 1, 99):02d}",
                 wrong=f"{random.randint(0, year):02d}",
                 template=0,
             )
+
+    def complete(self, prompts: TaskPrompts, tokenizer: PreTrainedTokenizerBase) -> TaskPrompts:
+        """The hundred numbers, and which of them are later years."""
+        numbers = number_tokens(tokenizer)
+        start = _start_years(prompts, numbers)
+        sign = torch.where(torch.arange(100) > start[:, None], 1.0, -1.0)
+        return replace(prompts, choices=numbers.expand(len(prompts), -1), choice_sign=sign)
 
     def metric(self, logits: Float[Tensor, "prompt vocab"], prompts: TaskPrompts) -> Float[Tensor, " prompt"]:
         """Probability of the years above YY minus that of the hundred's others (YY among these); in [-1, 1]."""

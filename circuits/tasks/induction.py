@@ -1,6 +1,7 @@
 """Induction on repeated random tokens: what came after this token before comes again."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from circuits.tasks.documents import Document
 from circuits.tasks.encode import resolve_bos
 from circuits.tasks.prompts import TaskPrompts
 from circuits.tasks.split import check_split, stable_number
@@ -85,6 +87,18 @@ class Induction(Task):
         repeated = place >= 2 * longest - shown[:, None]
         clean = rows.gather(1, torch.where(repeated, place - distance[:, None], place))
         return self._assemble(clean, wrong, distance, tokenizer, bos)
+
+    def documents(
+        self, tokenizer: PreTrainedTokenizerBase, *, n: int, seed: int, split: str = "train"
+    ) -> list[Document]:
+        """Rows with their answers; determined is what repeats a token whose predecessor repeats one too."""
+        prompts = self.prompts(tokenizer, n=n, seed=seed, split=split, prepend_bos=False)
+        documents = []
+        for tokens in torch.cat([prompts.clean, prompts.answer[:, None]], dim=1).tolist():
+            seen = [token in tokens[:place] for place, token in enumerate(tokens)]
+            determined = [False, *(before and own for before, own in pairwise(seen))]
+            documents.append(Document(tokens=tokens, determined=determined))
+        return documents
 
     def _assemble(
         self,

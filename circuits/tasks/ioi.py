@@ -4,15 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from jaxtyping import Bool, Float
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from circuits.tasks.encode import encode_prompts
 from circuits.tasks.ioi_templates import TEMPLATE_NAMES, TEMPLATES
-from circuits.tasks.prompts import TaskPrompts
-from circuits.tasks.split import check_split, in_split
-from circuits.tasks.task import Task
+from circuits.tasks.split import in_split
+from circuits.tasks.task import PairTask
 from circuits.tasks.text import Example, fill
 from circuits.tasks.words import single_token_words, word_list
 from interp.errors import InputError
@@ -21,7 +17,7 @@ CORRUPTIONS = ("s2_random", "s2_io_flip", "abc")
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndirectObject(Task):
+class IndirectObject(PairTask):
     """Indirect object identification (IOI).
 
     "Then, S1 and IO went to the PLACE. S2 gave a OBJECT to" is answered by IO, where S1 and S2 are the same name; 15
@@ -47,33 +43,12 @@ class IndirectObject(Task):
             raise InputError(f"Unknown corruption {self.corruption!r} of ioi; choose from {', '.join(CORRUPTIONS)}.")
 
     @property
-    def chance(self) -> float:
-        """One of the two names."""
-        return 0.5
+    def template_names(self) -> tuple[str, ...]:
+        return TEMPLATE_NAMES
 
-    def prompts(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        n: int,
-        seed: int,
-        split: str = "test",
-        prepend_bos: bool | None = None,
-    ) -> TaskPrompts:
-        check_split(split)
-        names = single_token_words(tokenizer, word_list("names"), what="names", at_least=20)
-        return encode_prompts(
-            self.examples(names, Random(f"ioi-{split}-{seed}"), split),
-            tokenizer,
-            task=self.name,
-            n=n,
-            slots=self.key_positions,
-            template_names=TEMPLATE_NAMES,
-            prepend_bos=prepend_bos,
-        )
-
-    def examples(self, names: tuple[str, ...], random: Random, split: str) -> Iterator[Example]:
+    def examples(self, tokenizer: PreTrainedTokenizerBase, random: Random, split: str) -> Iterator[Example]:
         """Endless examples, templates in turn, so that every prefix is balanced between BABA and ABBA."""
+        names = single_token_words(tokenizer, word_list("names"), what="names", at_least=20)
         places, objects = word_list("places"), word_list("objects")
         scenes = [(place, thing) for place in places for thing in objects if in_split(split, place, thing)]
         half = len(TEMPLATES) // 2
@@ -97,16 +72,6 @@ class IndirectObject(Task):
             wrong=f" {subject}",
             template=template,
         )
-
-    def correct(self, logits: Float[Tensor, "prompt vocab"], prompts: TaskPrompts) -> Bool[Tensor, " prompt"]:
-        """Whether the indirect object has a larger logit than the subject."""
-        return self.metric(logits, prompts) > 0
-
-    def measurements(
-        self, logits: Float[Tensor, "prompt vocab"], prompts: TaskPrompts
-    ) -> dict[str, Float[Tensor, " prompt"]]:
-        top = (logits.argmax(dim=-1) == prompts.answer).float()
-        return super().measurements(logits, prompts) | {"top-1 accuracy": top}
 
 
 def _draw_names(names: tuple[str, ...], random: Random, split: str) -> list[str]:

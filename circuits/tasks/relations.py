@@ -6,10 +6,8 @@ from random import Random
 
 from transformers import PreTrainedTokenizerBase
 
-from circuits.tasks.encode import encode_prompts
-from circuits.tasks.prompts import TaskPrompts
-from circuits.tasks.split import check_split, stable_number
-from circuits.tasks.task import Task
+from circuits.tasks.split import stable_number
+from circuits.tasks.task import TextTask
 from circuits.tasks.text import Example, fill
 from circuits.tasks.words import single_token_words, word_pairs
 from interp.errors import InputError
@@ -74,7 +72,7 @@ TEMPLATE_NAMES = tuple(f"{relation.name}/{i}" for relation in RELATIONS for i in
 
 
 @dataclass(frozen=True, kw_only=True)
-class Relations(Task):
+class Relations(TextTask):
     """One-word facts: "The capital of SUBJECT is" is answered by the capital.
 
     A combination is a sentence with a subject: for every subject one of the six sentences is held out for the test
@@ -107,29 +105,13 @@ class Relations(Task):
         if self.relation is not None and self.relation not in names:
             raise InputError(f"Unknown relation {self.relation!r}; choose from {', '.join(names)}.")
 
-    def prompts(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        n: int,
-        seed: int,
-        split: str = "test",
-        prepend_bos: bool | None = None,
-    ) -> TaskPrompts:
-        check_split(split)
-        pairs = {name: _usable_pairs(tokenizer, name) for name in self._asked}
-        return encode_prompts(
-            self.examples(pairs, Random(f"relations-{split}-{seed}"), split),
-            tokenizer,
-            task=self.name,
-            n=n,
-            slots=self.key_positions,
-            template_names=TEMPLATE_NAMES,
-            prepend_bos=prepend_bos,
-        )
+    @property
+    def template_names(self) -> tuple[str, ...]:
+        return TEMPLATE_NAMES
 
-    def examples(self, pairs: dict[str, list[tuple[str, str]]], random: Random, split: str) -> Iterator[Example]:
+    def examples(self, tokenizer: PreTrainedTokenizerBase, random: Random, split: str) -> Iterator[Example]:
         """Endless examples, relations in turn; each subject comes once before any comes twice."""
+        pairs = {name: _usable_pairs(tokenizer, name) for name in self._asked}
         combinations = {name: _combinations(name, pairs[name], split) for name in pairs}
         queues: dict[str, list[tuple[int, str, str]]] = {name: [] for name in pairs}
         while True:

@@ -17,8 +17,8 @@ class SlotText:
 class Example:
     """One prompt with its corruption, as text.
 
-    `answer` and `wrong` are continuations of the clean text, each with its leading space where it has one. `number` is
-    the number that the task reads off the prompt (the start year of greater-than), 0 where there is none.
+    `answer` and `wrong` are continuations of the clean text by one token, each with its leading space where it has one.
+    `rest` is what follows the first token of an answer of several, `end` what closes the sentence in training.
     """
 
     clean: SlotText
@@ -26,7 +26,8 @@ class Example:
     answer: str
     wrong: str
     template: int
-    number: int = 0
+    rest: str = ""
+    end: str = "."
 
 
 def fill(pattern: str, words: Mapping[str, str]) -> SlotText:
