@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,11 +91,17 @@ class MeanAblation:
         )
 
     def _logits(self, batch: TaskPrompts, heads: Bool[Tensor, "layer head"]) -> Float[Tensor, "prompt vocab"]:
-        rows, end = self._keys(batch), batch.clean.shape[1]
         needed = heads.any(-1).nonzero().flatten().tolist()
-        values = {layer: self.means[layer][rows, :end] for layer in needed}
         with torch.inference_mode():
-            return answer_logits(self.study.model, batch.clean, self._ends(batch), ablate_heads(heads, values))
+            editor = ablate_heads(heads, self.values(batch, needed))
+            return answer_logits(self.study.model, batch.clean, self._ends(batch), editor)
+
+    def values(
+        self, batch: TaskPrompts, layers: Iterable[int]
+    ) -> dict[int, Float[Tensor, "prompt position head d_head"]]:
+        """The outputs that these prompts' heads get when they are ablated."""
+        rows, end = self._keys(batch), batch.clean.shape[1]
+        return {layer: self.means[layer][rows, :end] for layer in layers}
 
     def _ends(self, prompts: TaskPrompts) -> Int[Tensor, " prompt"]:
         return prompts.positions[self.study.task.answer_position]

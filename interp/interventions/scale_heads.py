@@ -17,7 +17,8 @@ class ScaleHeads(Editor):
     obstacle.
 
     Arguments:
-        gates: ``[layer, head]``, or ``[batch, layer, head]`` for gates of each sample's own; may require gradients.
+        gates: ``[layer, head]``; with a batch axis in front for gates of each sample's own; ``[batch, query, layer,
+            head]`` for gates of each position's own, counted from the start of the sequence. May require gradients.
         queries: absolute query positions to scale, negative ones counted from the end; None for all.
         phase: scale in prefill calls, in decode calls, or both.
 
@@ -35,7 +36,9 @@ class ScaleHeads(Editor):
 
     def __init__(
         self,
-        gates: Float[Tensor, "layer head"] | Float[Tensor, "batch layer head"],
+        gates: Float[Tensor, "layer head"]
+        | Float[Tensor, "batch layer head"]
+        | Float[Tensor, "batch query layer head"],
         *,
         queries: Int[Tensor, " position"] | None = None,
         phase: Phase = "both",
@@ -48,7 +51,8 @@ class ScaleHeads(Editor):
     def edit_z(self, call: LayerCall) -> Float[Tensor, "batch query head d_value"]:
         z = call.z
         # A layer with fewer heads than the widest one uses the first gates.
-        gates = self.gates[..., call.layer, : z.shape[2]].to(z)[..., None, :, None]
+        gates = self.gates[..., call.layer, : z.shape[2]].to(z)[..., None]
+        gates = gates.index_select(1, call.queries) if gates.dim() == 4 else gates.unsqueeze(-3)
         rows = self.query_indices(call.queries, int(call.queries[-1]) + 1)
         if rows is None:
             return z * gates

@@ -29,6 +29,13 @@ def test_gates_of_each_samples_own(model: Model, tokens: Tensor) -> None:
     assert torch.equal(after, before * torch.tensor([1.0, 2.0, 1.0]).view(3, 1, 1, 1))
 
 
+def test_gates_of_each_positions_own(model: Model, tokens: Tensor) -> None:
+    gates = torch.ones(3, 7, 2, 4)
+    gates[1, 5, 0, 3] = 0
+    before, after = heads_of(model, tokens)[0], heads_of(model, tokens, ScaleHeads(gates))[0]
+    assert torch.equal(after, before * gates[:, :, 0, :, None])
+
+
 def test_chosen_positions_and_phase(model: Model, tokens: Tensor) -> None:
     last = ScaleHeads(torch.zeros(2, 4), queries=torch.tensor([-1]))
     before, after = heads_of(model, tokens), heads_of(model, tokens, last)
