@@ -5,17 +5,34 @@ A new task is one file with a frozen dataclass derived from `Task`, and one entr
 
 from typing import Any
 
+from circuits.tasks.agreement import Agreement
+from circuits.tasks.coloured_objects import ColouredObjects
+from circuits.tasks.docstring import Docstring
 from circuits.tasks.greater_than import GreaterThan
 from circuits.tasks.induction import Induction
 from circuits.tasks.ioi import IndirectObject
+from circuits.tasks.needle import Needle
+from circuits.tasks.passage import Passage
 from circuits.tasks.prompts import TaskPrompts
+from circuits.tasks.pronoun import Pronoun
 from circuits.tasks.relations import Relations
 from circuits.tasks.task import Task
 from interp.errors import InputError
 
 __all__ = ["TASKS", "Task", "TaskPrompts", "get_task", "task_names"]
 
-TASKS: tuple[type[Task], ...] = (IndirectObject, Induction, GreaterThan, Relations)
+TASKS: tuple[type[Task], ...] = (
+    IndirectObject,
+    Induction,
+    GreaterThan,
+    Docstring,
+    ColouredObjects,
+    Agreement,
+    Pronoun,
+    Relations,
+    Passage,
+    Needle,
+)
 
 
 def task_names() -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from circuits.tasks.prompts import TaskPrompts
 from circuits.tasks.split import check_split, stable_number
 from circuits.tasks.task import Task
 from interp.errors import InputError
+from interp.stimuli import ordinary_tokens
 
 Corruption = Literal["first", "successor"]
 
@@ -137,12 +138,6 @@ class Induction(Task):
             texts=texts,
             corrupted_texts=corrupted_texts,
         )
-
-
-def ordinary_tokens(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " vocab"]:
-    """All token ids except special ones, in order."""
-    special = set(tokenizer.all_special_ids)
-    return torch.tensor([token for token in range(len(tokenizer)) if token not in special])
 
 
 def _draw(n: int, k: int, generator: torch.Generator) -> Int[Tensor, " draw"]:

@@ -1,4 +1,4 @@
-"""Relations: country to capital, word to opposite, word to plural, verb to past tense."""
+"""Relations: facts of one word, such as the capital of a country or the plural of a noun."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,6 +66,72 @@ RELATIONS = (
             "They will {SUBJECT} tomorrow as they often",
         ),
     ),
+    Relation(
+        name="country-language",
+        templates=(
+            "The language of {SUBJECT} is",
+            "People in {SUBJECT} speak",
+            "The books of {SUBJECT} are written in",
+            "Many children in {SUBJECT} learn to read",
+            "To live in {SUBJECT} you should learn",
+            "The radio of {SUBJECT} speaks in",
+        ),
+    ),
+    Relation(
+        name="adjective-comparative",
+        templates=(
+            "The comparative of {SUBJECT} is",
+            "This one is {SUBJECT} but that one is",
+            "Yesterday it was {SUBJECT} and today it is even",
+            "He is {SUBJECT} and she is even",
+            "Now it is {SUBJECT} but soon it will be",
+            "The first is {SUBJECT} and the second is much",
+        ),
+    ),
+    Relation(
+        name="animal-young",
+        templates=(
+            "A young {SUBJECT} is called a",
+            "The baby of a {SUBJECT} is a",
+            "The {SUBJECT} took care of its",
+            "The child of the {SUBJECT} is a little",
+            "Near the {SUBJECT} we saw its small",
+            "The {SUBJECT} is the parent of a",
+        ),
+    ),
+    Relation(
+        name="profession-place",
+        templates=(
+            "The {SUBJECT} works in the",
+            "You find the {SUBJECT} in the",
+            "Every morning the {SUBJECT} goes to the",
+            "The place of the {SUBJECT} is the",
+            "After lunch the {SUBJECT} went back to the",
+            "We met the {SUBJECT} at the",
+        ),
+    ),
+    Relation(
+        name="number-successor",
+        templates=(
+            "The number after {SUBJECT} is",
+            "She counted to {SUBJECT} and then came",
+            "First comes {SUBJECT} and next comes",
+            "One more than {SUBJECT} is",
+            "After page {SUBJECT} comes page",
+            "Last year it was {SUBJECT} and this year it is",
+        ),
+    ),
+    Relation(
+        name="male-female",
+        templates=(
+            "The other gender of {SUBJECT} is",
+            "Change the gender of {SUBJECT} and you get",
+            "The word {SUBJECT} is for one gender and for the other it is",
+            "In the story the {SUBJECT} is now a",
+            "Not the {SUBJECT} but the",
+            "On one side stood the {SUBJECT} and on the other the",
+        ),
+    ),
 )
 TEMPLATES = tuple((relation, pattern) for relation in RELATIONS for pattern in relation.templates)
 TEMPLATE_NAMES = tuple(f"{relation.name}/{i}" for relation in RELATIONS for i in range(len(relation.templates)))
@@ -81,7 +147,7 @@ class Relations(TextTask):
     """
 
     name = "relations"
-    description = "relations: country to capital, word to opposite, word to plural, verb to past tense"
+    description = "relations: one-word facts, as country to capital or word to opposite"
     source = "word lists of this project (data/relations)"
     key_positions = ("SUBJECT", "END")
     relation: str | None = None

@@ -7,10 +7,19 @@ from string import Formatter
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from circuits.tasks.agreement import TEMPLATES as AGREEMENT_TEMPLATES
+from circuits.tasks.coloured_objects import OPENERS, SURFACES
+from circuits.tasks.facts import ATTRIBUTES
 from circuits.tasks.greater_than import TEMPLATE as GREATER_THAN_TEMPLATE
 from circuits.tasks.ioi_templates import PATTERNS as IOI_PATTERNS
+from circuits.tasks.needle import KINDS as NEEDLE_KINDS
+from circuits.tasks.needle import QUESTION as NEEDLE_QUESTION
+from circuits.tasks.needle import STATEMENT as NEEDLE_STATEMENT
+from circuits.tasks.passage import SUMMARY as PASSAGE_SUMMARY
+from circuits.tasks.pronoun import PATTERNS as PRONOUN_PATTERNS
 from circuits.tasks.relations import RELATIONS
 from circuits.tasks.words import word_list, word_pairs
+from interp.paths import data_dir
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 PUNCTUATION = (".", ",", ":", ";", "!", "?", "(", ")", '"', "\n", "=", "_", "-", "->", "'s", "$")
@@ -61,11 +70,16 @@ def _words() -> Iterable[str]:
         IOI_PATTERNS,
         [GREATER_THAN_TEMPLATE],
         chain.from_iterable(relation.templates for relation in RELATIONS),
+        AGREEMENT_TEMPLATES,
+        chain.from_iterable((sentence, end) for _, sentence, end in PRONOUN_PATTERNS),
+        chain.from_iterable((*attribute.statements, attribute.question) for attribute in ATTRIBUTES),
+        (*NEEDLE_KINDS, NEEDLE_STATEMENT, NEEDLE_QUESTION, PASSAGE_SUMMARY),
+        (*SURFACES, *OPENERS),
     )
     for template in templates:
         literal = " ".join(text for text, *_ in Formatter().parse(template))
         yield from (word.strip('.,:;!?()"').removesuffix("'s") for word in literal.split())
-    for name in ("names", "places", "objects", "durations", "vocabulary", "line_start"):
-        yield from word_list(name)
+    for path in sorted((data_dir() / "words").glob("*.txt")):
+        yield from word_list(path.stem)
     for relation in RELATIONS:
         yield from chain.from_iterable(word_pairs(relation.name))
