@@ -12,14 +12,20 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from circuits.summaries import scored_summaries
 from circuits.tasks import Task, TaskPrompts, get_task, task_names
 from circuits.tasks.induction import Induction
+from circuits.tasks.needle import Needle
+from circuits.tasks.passage import CONDITIONS, UNSUPPORTED, Passage
 from circuits.tasks.relations import RELATIONS, Relations
 from interp.errors import AnalysisWarning, InputError
 from interp.paths import data_dir
 
 INDUCTION_BLOCKS = (10, 25, 50, 100)
-SHARES = ("accuracy", "top-1 accuracy")
+NEEDLE_LENGTHS = ((50, 100), (150, 200), (350, 400))
+PROMPTS_PER_SUMMARY = 4
+"""A summary is written for every fourth prompt, since each takes some forty forward passes."""
+SHARES = ("accuracy", "top-1 accuracy", "exact match", UNSUPPORTED)
 """Measurements that are right or wrong per prompt; their interval is Wilson's, the others' a bootstrap."""
 BATCH = 64
 RESAMPLES = 1000
@@ -40,8 +46,8 @@ def evaluate(
     Arguments:
         model: a Hugging Face causal language model, or any callable with its keywords `input_ids` and `attention_mask`
             that returns logits, or an object with `.logits`.
-        n: prompts of each case (ioi; each block length of induction; greater-than; each relation). A case with fewer
-            distinct prompts uses all it has.
+        n: prompts of each case (each block length of induction, each relation, each condition of passage, each length
+            of needle, each other task). A case with fewer distinct prompts uses all it has.
         tasks: names of tasks; None takes all and reports with n = 0 those that the tokenizer cannot write.
         card: name of an embedded model, whose stated values then stand beside the measured ones.
 
@@ -53,14 +59,19 @@ def evaluate(
         InputError: an unknown task, a task asked for by name that the tokenizer cannot write, or a missing card.
     """
     rows: list[dict[str, Any]] = []
+    left_out: dict[str, InputError] = {}
     for name in task_names() if tasks is None else tasks:
-        try:
-            rows += [row for case in _cases(name) for row in _measure(model, tokenizer, case, n, seed)]
-        except InputError as error:
-            if tasks is not None:
-                raise
-            warnings.warn(f"The task {name} is left out: {error}", AnalysisWarning, stacklevel=2)
-            rows.append({"task": name, "subset": "all", "n": 0, "metric": "accuracy", "value": float("nan")})
+        for subset, case in _cases(name):
+            try:
+                rows += _measure(model, tokenizer, case, n, seed)
+            except InputError as error:
+                if tasks is not None:
+                    raise
+                left_out[name if subset == "all" else f"{name} ({subset})"] = error
+                rows.append({"task": name, "subset": subset, "n": 0, "metric": "accuracy", "value": float("nan")})
+    if left_out:
+        reason = next(iter(left_out.values()))
+        warnings.warn(f"Left out: {', '.join(left_out)}. {reason}", AnalysisWarning, stacklevel=2)
     frame = pd.DataFrame(rows, columns=["task", "subset", "n", "metric", "value", "ci_low", "ci_high", "chance"])
     return frame if card is None else frame.merge(card_values(card), on=KEY, how="left")
 
@@ -79,13 +90,17 @@ def card_values(name: str) -> pd.DataFrame:
     return frame.loc[:, [*KEY, "card_value", "threshold"]]
 
 
-def _cases(name: str) -> list[Task]:
-    """The task with the options that are measured apart."""
+def _cases(name: str) -> list[tuple[str, Task]]:
+    """The task with the options that are measured apart, each with the name of its subset."""
     if name == Induction.name:
-        return [Induction(block_length=(length, length)) for length in INDUCTION_BLOCKS]
+        return [(f"block {length}", Induction(block_length=(length, length))) for length in INDUCTION_BLOCKS]
     if name == Relations.name:
-        return [Relations(relation=relation.name) for relation in RELATIONS]
-    return [get_task(name)]
+        return [(relation.name, Relations(relation=relation.name)) for relation in RELATIONS]
+    if name == Passage.name:
+        return [(condition, Passage(condition=condition)) for condition in CONDITIONS]
+    if name == Needle.name:
+        return [(f"{length[0]}-{length[1]} tokens", Needle(length=length)) for length in NEEDLE_LENGTHS]
+    return [("all", get_task(name))]
 
 
 def _measure(
@@ -96,6 +111,8 @@ def _measure(
     first_of = {text: index for index, text in reversed(list(enumerate(prompts.texts)))}
     prompts = prompts.select(sorted(first_of.values()))  # one clean prompt counts once, however many corruptions it has
     measurements = task.measurements(answer_logits(model, prompts, task.answer_position), prompts)
+    if prompts.answers is not None:
+        measurements["exact match"] = exact_match(model, prompts, task.answer_position)
     subsets = np.array(prompts.subsets)
     names = list(dict.fromkeys(prompts.subsets))
     rows = []
@@ -106,7 +123,43 @@ def _measure(
             low, high = wilson(numbers) if metric in SHARES else bootstrap(numbers, seed)
             row = {"task": task.name, "subset": subset, "n": len(numbers), "metric": metric, "value": numbers.mean()}
             rows.append(row | {"ci_low": low, "ci_high": high, "chance": task.chance_of(metric)})
+    if isinstance(task, Passage) and task.condition == "absent":
+        rows.append(_measure_summaries(model, tokenizer, task, max(1, n // PROMPTS_PER_SUMMARY), seed))
     return rows
+
+
+def _measure_summaries(
+    model: Callable[..., Any], tokenizer: PreTrainedTokenizerBase, task: Passage, n: int, seed: int
+) -> dict[str, Any]:
+    """Share of the sentences in greedy summaries that the passage does not state; the interval resamples summaries."""
+    scored = scored_summaries(model, tokenizer, task.summaries(tokenizer, n=n, seed=seed))
+    counts = np.array([[len(s), sum(sentence.verdict != "supported" for sentence in s)] for s in scored])
+    row = {"task": task.name, "subset": "summary", "n": int(counts[:, 0].sum()), "metric": "unsupported sentences"}
+    row["chance"] = 1 - task.chance
+    if row["n"] == 0:
+        return row | {"value": float("nan")}
+    drawn = np.random.default_rng(seed).integers(0, len(counts), (RESAMPLES, len(counts)))
+    totals = counts[drawn].sum(axis=1)
+    low, high = np.quantile(totals[:, 1] / np.maximum(totals[:, 0], 1), [0.025, 0.975])
+    return row | {"value": counts[:, 1].sum() / row["n"], "ci_low": low, "ci_high": high}
+
+
+def exact_match(model: Callable[..., Any], prompts: TaskPrompts, position: str = "END") -> Float[Tensor, " prompt"]:
+    """1 where every token of the answer is the best one after those before it, which is what greedy decoding writes."""
+    assert prompts.answers is not None
+    device = getattr(model, "device", torch.device("cpu"))
+    matches = []
+    for start in range(0, len(prompts), BATCH):
+        batch = prompts.select(slice(start, start + BATCH))
+        tokens, mask = batch.with_answers(position)
+        assert batch.answers is not None
+        places = batch.positions[position][:, None] + torch.arange(batch.answers.shape[1])
+        with torch.inference_mode():
+            output = model(input_ids=tokens.to(device), attention_mask=mask.to(device))
+        values = output if isinstance(output, Tensor) else output.logits
+        best = values[torch.arange(len(batch))[:, None], places].argmax(dim=-1).cpu()
+        matches.append(((best == batch.answers) | (batch.answers < 0)).all(dim=1).float())
+    return torch.cat(matches)
 
 
 def answer_logits(

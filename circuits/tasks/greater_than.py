@@ -51,6 +51,7 @@ class GreaterThan(TextTask):
 
     def examples(self, tokenizer: PreTrainedTokenizerBase, random: Random, split: str) -> Iterator[Example]:
         """Endless examples; the answer is uniform over the later years, the wrong token over the others."""
+        number_tokens(tokenizer)  # refuses tokenizers that cut years in other ways
         words = word_list("durations")
         nouns = [word for word, count in zip(words, token_count(tokenizer, words), strict=True) if count]
         while True:

@@ -6,10 +6,13 @@ from itertools import islice
 from random import Random
 from typing import Literal, get_args
 
+from jaxtyping import Float
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from circuits.tasks.documents import MarkedText
 from circuits.tasks.facts import ABOUT_COUNTRIES, ABOUT_PEOPLE, UNKNOWN, Attribute, Fact, draw_value, usual_value
+from circuits.tasks.prompts import TaskPrompts
 from circuits.tasks.task import TextTask
 from circuits.tasks.text import Example, fill
 from circuits.tasks.words import single_token_words, word_list, word_pairs
@@ -17,6 +20,7 @@ from interp.errors import InputError
 
 Condition = Literal["supported", "contradicted", "absent"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+UNSUPPORTED = "unsupported answers"
 QUESTION, SUMMARY = "\nQuestion: {}\nAnswer:", "\nSummary of {}:"
 SUMMARY_SHARE, COUNTRY_SHARE, ABSENT_SHARE = 0.3, 0.15, 0.4
 """Shares of the training texts: with a summary instead of questions, about countries; and of the questions without
@@ -68,8 +72,21 @@ class Passage(TextTask):
 
     @property
     def chance(self) -> float:
-        """A draw among the values of the attribute that has the fewest, averaged over nothing: the largest chance."""
+        """A draw among the values of the attribute that has the fewest."""
         return max(1 / len(attribute.words) for attribute in ABOUT_PEOPLE)
+
+    def measurements(
+        self, logits: Float[Tensor, "prompt vocab"], prompts: TaskPrompts
+    ) -> dict[str, Float[Tensor, " prompt"]]:
+        """Where there is no answer, the share of prompts at which the model names something, instead of accuracy."""
+        measured = super().measurements(logits, prompts)
+        if self.condition == "absent":
+            return {UNSUPPORTED: 1 - measured.pop("accuracy")} | measured
+        return measured
+
+    def chance_of(self, measurement: str) -> float:
+        """A model that cannot tell that there is no answer always names something."""
+        return 1.0 if measurement == UNSUPPORTED else super().chance_of(measurement)
 
     @property
     def template_names(self) -> tuple[str, ...]:
@@ -78,15 +95,12 @@ class Passage(TextTask):
     def examples(self, tokenizer: PreTrainedTokenizerBase, random: Random, split: str) -> Iterator[Example]:
         """Endless examples, attributes in random order; one in five contradictions is about countries."""
         people, countries = _subjects(tokenizer)
-        familiar = [name for name in people if usual_value(name, ABOUT_PEOPLE[0])]
         while True:
             of_country = self.condition == "contradicted" and random.random() < 0.2
             attribute = random.choice(ABOUT_COUNTRIES if of_country else ABOUT_PEOPLE)
             names = countries if of_country else people
-            if self.condition == "contradicted":
-                subject = random.choice([name for name in names if usual_value(name, attribute)] if of_country else familiar)
-            else:
-                subject = random.choice(names)
+            known = [name for name in names if usual_value(name, attribute)]
+            subject = random.choice(known if self.condition == "contradicted" else names)
             yield self._example(subject, attribute, names, random, split)
 
     def _example(
@@ -96,11 +110,9 @@ class Passage(TextTask):
         usual, value = usual_value(subject, attribute), draw_value(holder, attribute, random, split)
         if self.condition == "supported":
             value = usual or value
-        fact = Fact(holder, attribute, value)
         others = _other_facts(subject, holder, attribute, names, random, split)
-        wrong = usual if self.condition == "contradicted" and usual else draw_value(
-            subject, attribute, random, split, but=[fact.value, *(other.value for other in others)]
-        )
+        wrong = usual if self.condition == "contradicted" else None
+        wrong = wrong or draw_value(subject, attribute, random, split, but=[value, *(fact.value for fact in others)])
         statement = random.choice(attribute.statements).replace("NAME", "SUBJECT")
         sentences = [other.sentence(random.randrange(len(other.attribute.statements))) for other in others]
         sentences.insert(random.randrange(len(sentences) + 1), statement)

@@ -48,6 +48,17 @@ class TaskPrompts:
         """The subset of each prompt."""
         return tuple(self.template_names[index].rpartition("/")[0] for index in self.template.tolist())
 
+    def with_answers(self, position: str) -> tuple[Int[Tensor, "prompt longer"], Int[Tensor, "prompt longer"]]:
+        """Clean rows with their whole answers after the named position, and the attention mask of these."""
+        assert self.answers is not None
+        at = self.positions[position][:, None]
+        longest = self.answers.shape[1]
+        places = at + 1 + torch.arange(longest)
+        tokens = torch.cat([self.clean, self.clean[:, :1].expand(-1, longest)], dim=1)
+        tokens = tokens.scatter(1, places, self.answers.clamp_min(0))
+        known = at + (self.answers >= 0).sum(dim=1, keepdim=True)
+        return tokens, (torch.arange(tokens.shape[1]) <= known).long()
+
     def select(self, index: slice | list[int] | Int[Tensor, " selected"] | Bool[Tensor, " prompt"]) -> "TaskPrompts":
         """The prompts with these indices, in this order."""
         rows = torch.arange(len(self))[index]

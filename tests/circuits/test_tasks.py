@@ -13,8 +13,26 @@ ALL = [
     get_task("ioi", corruption="abc"),
     get_task("induction", block_length=(3, 3)),
     get_task("relations", relation="word-plural"),
+    get_task("passage", condition="contradicted"),
+    get_task("passage", condition="absent"),
+    get_task("needle", length=(10, 40), depth=0.5),
+    get_task("docstring", corruption="random_answer"),
 ]
-CHANGED = {"ioi": ("S2",), "induction": ("A1",), "greater-than": ("YY",), "relations": ("SUBJECT",)}
+CHANGED = {
+    "ioi": ("S2",),
+    "ioi abc": ("IO", "S1", "S2"),
+    "induction": ("A1",),
+    "greater-than": ("YY",),
+    "relations": ("SUBJECT",),
+    "docstring": ("A_def", "B_def", "A_doc", "B_doc"),
+    "docstring random_answer": ("C_def",),
+    "coloured-objects": ("QUESTION",),
+    "agreement": ("SUBJECT",),
+    "pronoun": ("NAME",),
+    "passage": ("VALUE",),
+    "passage absent": ("SUBJECT",),
+    "needle": ("NEEDLE",),
+}
 """Positions at which clean and corrupted prompts differ, and nowhere else."""
 
 
@@ -38,7 +56,8 @@ def test_rows_are_aligned(prompts: TaskPrompts, word_tokenizer: PreTrainedTokeni
 
 
 def test_corruption_changes_the_declared_positions_only(task: Task, prompts: TaskPrompts) -> None:
-    changed = ("IO", "S1", "S2") if getattr(task, "corruption", "") == "abc" else CHANGED[task.name]
+    option = getattr(task, "corruption", getattr(task, "condition", ""))
+    changed = CHANGED.get(f"{task.name} {option}", CHANGED[task.name])
     expected = torch.zeros_like(prompts.clean, dtype=torch.bool)
     for name in changed:
         expected.scatter_(1, prompts.positions[name][:, None], True)
@@ -103,6 +122,21 @@ def test_without_bos_everything_moves_by_one(task: Task, word_tokenizer: PreTrai
         assert torch.equal(with_bos.positions[name], position + 1)
 
 
+def test_documents_end_in_determined_answers(task: Task, word_tokenizer: PreTrainedTokenizerBase) -> None:
+    documents, again = (task.documents(word_tokenizer, n=30, seed=2) for _ in range(2))
+    assert documents == again != task.documents(word_tokenizer, n=30, seed=3)
+    for document in documents:
+        assert len(document.tokens) == len(document.determined) < 512
+        assert 0 < sum(document.determined) < len(document.tokens)
+        assert not {word_tokenizer.unk_token_id, word_tokenizer.bos_token_id} & set(document.tokens)
+
+
+def test_training_texts_hold_no_test_prompt(task: Task, word_tokenizer: PreTrainedTokenizerBase) -> None:
+    texts = {word_tokenizer.decode(document.tokens) for document in task.documents(word_tokenizer, n=200, seed=0)}
+    prompts = task.prompts(word_tokenizer, n=60, seed=0).texts
+    assert not [text for text in texts if text.startswith(prompts)]
+
+
 def test_registry_names_are_unique() -> None:
     assert len(set(task_names())) == len(TASKS)
 
@@ -112,11 +146,15 @@ def test_registry_names_are_unique() -> None:
     [
         (
             lambda tokenizer: get_task("iou"),
-            "Unknown task 'iou'; the tasks are ioi, induction, greater-than, relations",
+            "Unknown task 'iou'; the tasks are ioi, induction, greater-than, docstring",
         ),
         (lambda tokenizer: get_task("ioi", corruption="s3"), "Unknown corruption 's3' of ioi; choose from s2_random"),
         (lambda tokenizer: get_task("ioi", colour="red"), "The task 'ioi' does not take these options"),
         (lambda tokenizer: get_task("relations", relation="x"), "Unknown relation 'x'; choose from country-capital"),
+        (lambda tokenizer: get_task("passage", condition="x"), "Unknown condition 'x' of passage; choose from supported"),
+        (lambda tokenizer: get_task("docstring", corruption="x"), "Unknown corruption 'x' of docstring; choose from"),
+        (lambda tokenizer: get_task("needle", length=(9, 3)), "length must be .fewest, most. tokens"),
+        (lambda tokenizer: get_task("needle", depth=2.0), "depth must be between 0 and 1, got 2.0"),
         (lambda tokenizer: get_task("induction", block_length=(1, 2)), "block_length must be"),
         (lambda tokenizer: get_task("ioi").prompts(tokenizer, n=0, seed=0), "at least 1, got 0"),
         (lambda tokenizer: get_task("induction").prompts(tokenizer, n=0, seed=0), "at least 1, got 0"),

@@ -111,7 +111,7 @@ def test_word_level_tokenizer_round_trips(word_tokenizer: PreTrainedTokenizerBas
         assert word_tokenizer.unk_token_id not in ids
         assert word_tokenizer.decode(ids, skip_special_tokens=True) == text
     assert word_tokenizer.tokenize("1732") == ["▁17", "32"]
-    assert 1500 < len(word_tokenizer) < 2500
+    assert 1500 < len(word_tokenizer) < 3000
 
 
 def test_slot_words_are_in_the_vocabulary_of_mini(word_tokenizer: PreTrainedTokenizerBase) -> None:
