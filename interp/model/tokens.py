@@ -50,39 +50,53 @@ def adds_bos(tokenizer: Any) -> bool:
     return len(ids) > 0 and ids[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id)
 
 
+def leading_tokens(tokenizer: Any, prepend_bos: bool | None = None) -> list[int]:
+    """What stands in front of every sequence: one BOS (or CLS) token, or nothing.
+
+    Arguments:
+        prepend_bos: True or False to force or forbid it (EOS where the tokenizer has no BOS, as in TransformerLens);
+            None for the tokenizer's own habit, which is what the model was trained with.
+    """
+    if prepend_bos is False:
+        return []
+    if adds_bos(tokenizer):
+        return [tokenizer("a").input_ids[0]]
+    if prepend_bos is None:
+        return []
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if bos is None:
+        raise InputError("prepend_bos=True, but the tokenizer has neither BOS nor EOS token. Leave prepend_bos out.")
+    return [bos]
+
+
 def encode(
     tokenizer: Any,
     texts: Sequence[str],
     *,
     prepend_bos: bool | None = None,
     padding_side: PaddingSide = "right",
+    max_length: int | None = None,
 ) -> TokenBatch:
     """Tokenise texts into one padded batch.
 
     Arguments:
-        prepend_bos: True or False to force or forbid a BOS token (EOS where the tokenizer has no BOS, as in
-            TransformerLens); None for the tokenizer's own habit, which is what the model was trained with. False also
-            leaves out every other special token.
+        prepend_bos: as in `leading_tokens`; False also leaves out every other special token.
+        max_length: tokens after which longer texts are cut off, BOS included; None to cut nothing off.
     """
     for text in texts:
         if not isinstance(text, str):
             raise InputError(f"A prompt is a {type(text).__name__}; expected text. Pass a string or a list of strings.")
         if not text.strip():
             raise InputError("A prompt is empty; attention needs at least one token. Pass some text.")
-    own_habit = adds_bos(tokenizer)
-    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    rows = tokenizer(list(texts), add_special_tokens=prepend_bos is not False).input_ids
-    if prepend_bos and not own_habit:
-        if bos is None:
-            raise InputError(
-                "prepend_bos=True, but the tokenizer has neither BOS nor EOS token. Leave prepend_bos out."
-            )
-        rows = [[bos, *row] for row in rows]
+    lead = leading_tokens(tokenizer, prepend_bos)
+    missing = [] if adds_bos(tokenizer) else lead
+    cut = {} if max_length is None else {"truncation": True, "max_length": max_length - len(missing)}
+    rows = tokenizer(list(texts), add_special_tokens=prepend_bos is not False, **cut).input_ids
     return pad(
-        rows,
+        [[*missing, *row] for row in rows],
         pad_id=next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0),
         padding_side=padding_side,
-        prepend_bos=own_habit if prepend_bos is None else prepend_bos,
+        prepend_bos=bool(lead),
     )
 
 

@@ -1,0 +1,181 @@
+"""Text from files and datasets, as sequences of tokens for `interp.scan`.
+
+    texts_of_file(path)        a text, JSONL, JSON, CSV or Parquet file
+    texts_of_dataset(name)     a dataset of the Hugging Face hub, streamed
+    sequences(model, texts)    a `TokenBatch`: packed to one length, or one document per sequence
+
+Both sources give one document after the other and read no further than is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from interp.errors import InputError
+from interp.model.model import Model
+from interp.model.tokens import TokenBatch, encode, leading_tokens
+
+Documents = Literal["document", "paragraph", "line"]
+
+# The builder of the `datasets` package for each kind of file; every other file is taken for text.
+BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+DEFAULT_LENGTH = 512
+NO_TEXT = "There is no text: every document is empty. Choose another file, dataset or column."
+PIECE_CHARACTERS = 100_000
+
+
+def texts_of_file(path: str | Path, *, column: str | None = None, sample_by: Documents = "document") -> Iterator[str]:
+    """The documents of a local file, in UTF-8.
+
+    Arguments:
+        path: ``.jsonl``, ``.json`` (a list of objects), ``.csv``, ``.parquet``; any other file is plain text.
+        column: which column holds the text; None for ``text``, or for the only column there is.
+        sample_by: what is one document of a plain text: the whole file, a paragraph (blank lines between), or a line.
+
+    Raises:
+        InputError: the file cannot be read, has no such column, or holds something else than text there. Raised when
+            the documents are read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no file {path}. Check the path.")
+    if sample_by not in get_args(Documents):
+        raise InputError(f"sample_by={sample_by!r} is unknown; choose one of {', '.join(get_args(Documents))}.")
+    kind = BUILDERS.get(path.suffix.lower(), "text")
+    options = {"sample_by": sample_by} if kind == "text" else {}
+    return _texts(str(path), column, path=kind, data_files=str(path), split="train", **options)
+
+
+def texts_of_dataset(
+    name: str, *, config: str | None = None, split: str = "train", column: str | None = None
+) -> Iterator[str]:
+    """The documents of a hub dataset, streamed; without a network, of its copy in the local cache.
+
+    Arguments:
+        name: such as ``roneneldan/TinyStories``.
+        config: configuration (subset) of the dataset, where it has several.
+        split: such as ``train`` or ``validation``.
+        column: as in `texts_of_file`.
+
+    Raises:
+        InputError: the dataset cannot be reached, or has no such configuration, split or column. Raised when the
+            documents are read.
+    """
+    return _texts(name, column, path=name, name=config, split=split)
+
+
+def sequences(
+    model: Model,
+    texts: Iterable[str],
+    *,
+    n: int,
+    length: int | None = None,
+    packed: bool = True,
+    prepend_bos: bool | None = None,
+) -> TokenBatch:
+    """Cut documents into at most `n` sequences of tokens.
+
+    Packed, documents follow one another with the EOS token between them (SEP where there is no EOS, nothing where there
+    is neither), and are cut every `length` tokens, a BOS in front of each sequence taking one of them; a sequence can
+    hold parts of several documents, and attention crosses from one to the next. This is the format of TransformerLens'
+    ``tokenize_and_concatenate``. What does not fill the last sequence is dropped, unless it is the only one. Documents
+    over 100,000 characters are tokenised in pieces cut at line ends.
+
+    Kept apart, every sequence is one document, cut off at `length` tokens and padded on the right.
+
+    Arguments:
+        texts: documents, such as `texts_of_file` gives; empty ones are left out.
+        n: number of sequences; fewer where the documents end.
+        length: tokens per sequence, BOS included; None for 512, or for the model's context if that is shorter.
+        packed: False to keep documents apart.
+        prepend_bos: None for the tokenizer's own habit.
+
+    Raises:
+        InputError: no text at all, no tokenizer, or a length that the model does not take.
+    """
+    if model.tokenizer is None:
+        raise InputError(f"{model.name} was loaded without a tokenizer, so text cannot be used. Pass token ids.")
+    length = _length(model, n, length)
+    documents = (text for text in texts if text.strip())
+    if not packed:
+        chosen = list(islice(documents, n))
+        if not chosen:
+            raise InputError(NO_TEXT)
+        return encode(model.tokenizer, chosen, prepend_bos=prepend_bos, max_length=length).to(model.device)
+    lead = leading_tokens(model.tokenizer, prepend_bos)
+    rows = _cut(chain.from_iterable(_token_runs(model.tokenizer, documents)), length - len(lead), n)
+    tokens = torch.tensor([[*lead, *row] for row in rows], device=model.device)
+    return TokenBatch(tokens, torch.ones_like(tokens), bool(lead))
+
+
+def _texts(source: str, column: str | None, **options: Any) -> Iterator[str]:
+    import datasets
+
+    # What is streamed is never in the local cache, and without a network there is nothing else.
+    streaming = "data_files" in options or not datasets.config.HF_HUB_OFFLINE
+    try:
+        rows: Iterator[Any] = iter(datasets.load_dataset(streaming=streaming, **options))
+        for number, row in enumerate(rows, start=1):
+            text = row[_text_column(row, column, source)]
+            if not isinstance(text, str | None):
+                raise InputError(
+                    f"Row {number} of {source} holds a {type(text).__name__}; expected text. Choose another column."
+                )
+            yield text or ""
+    except ConnectionError as error:
+        raise InputError(f"{error}. Check the name and the network, or use a local file.") from error
+    except (OSError, StopIteration, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split()) or "it holds nothing"
+        raise InputError(f"{source} cannot be read: {reason}. Check what it holds.") from error
+
+
+def _text_column(row: dict[str, Any], wanted: str | None, source: str) -> str:
+    columns = list(row)
+    name = wanted or ("text" if "text" in row or len(columns) != 1 else columns[0])
+    if name not in row:
+        raise InputError(f"{source} has no column {name!r}. Choose one of {', '.join(columns)}.")
+    return name
+
+
+def _length(model: Model, n: int, length: int | None) -> int:
+    longest = model.n_ctx or length or DEFAULT_LENGTH
+    chosen = min(longest, DEFAULT_LENGTH) if length is None else length
+    if n < 1 or not 2 <= chosen <= longest:
+        raise InputError(
+            f"{n} sequences of {chosen} tokens were asked for; expected at least one, of 2 to {longest} tokens, the "
+            f"most that {model.name} takes."
+        )
+    return chosen
+
+
+def _token_runs(tokenizer: Any, documents: Iterable[str]) -> Iterator[list[int]]:
+    """Tokens of the documents, with a separator between them."""
+    separator = next((i for i in (tokenizer.eos_token_id, tokenizer.sep_token_id) if i is not None), None)
+    for index, document in enumerate(documents):
+        if index and separator is not None:
+            yield [separator]
+        for piece in _pieces(document):
+            yield tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
+
+
+def _pieces(document: str) -> Iterator[str]:
+    start = 0
+    while start < len(document):
+        end = document.find("\n", start + PIECE_CHARACTERS) + 1 or len(document)
+        yield document[start:end]
+        start = end
+
+
+def _cut(tokens: Iterator[int], length: int, n: int) -> list[list[int]]:
+    """At most `n` rows of `length` tokens; one shorter row where there are fewer tokens than that."""
+    rows = [list(islice(tokens, length))]
+    while len(rows) < n and len(row := list(islice(tokens, length))) == length:
+        rows.append(row)
+    if not rows[0]:
+        raise InputError(NO_TEXT)
+    return rows
