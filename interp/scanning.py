@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from tqdm.auto import tqdm
 from interp.analyzers import resolve
 from interp.analyzers.analyzer import Analyzer, Shape
 from interp.attention.session import DEFAULT_BLOCK_BYTES, watch
+from interp.checkpoint import Checkpoint
 from interp.errors import InputError
 from interp.model.load import load
 from interp.model.model import Inputs, Model
 from interp.model.tokens import TokenBatch
+from interp.provenance import Provenance
 from interp.results import HeadScores, TokenMap
 
 
@@ -30,20 +33,27 @@ def scan(
     prepend_bos: bool | None = None,
     seed: int | None = None,
     progress: bool | None = None,
+    checkpoint: str | Path | None = None,
     block_bytes: int = DEFAULT_BLOCK_BYTES,
 ) -> dict[str, HeadScores | TokenMap]:
     """Run a model once over data and give the result of every analyzer by its name.
 
     Arguments:
         model: a loaded model, or a name for `interp.load`.
-        data: a text, several texts, a token tensor ``[batch, position]``, or a `TokenBatch`.
+        data: a text, several texts, a token tensor ``[batch, position]``, or a `TokenBatch`; `interp.data` reads
+            files and datasets.
         analyzers: names (``interp.analyzers.known_names()``) or analyzers with their own parameters.
         kind: kind of attention to read; None for the model's main one.
         batch_size: examples per forward pass; changes speed and memory, never a score.
         prepend_bos: for texts; None for the tokenizer's own habit.
         seed: the seed the data was made with, for the record.
         progress: a bar on stderr; None shows it on a terminal only.
+        checkpoint: directory that keeps what was read, every half minute; the same scan with the same directory goes
+            on from there, and another scan is refused.
         block_bytes: memory of one block of attention rows.
+
+    Raises:
+        InputError: the data, an analyzer's name, or the directory cannot be used.
 
     Example:
         >>> import interp
@@ -62,17 +72,45 @@ def scan(
         raise InputError(f"{model.name} has no {kind} attention; it has {', '.join(model.capabilities.kinds)}.")
     n_layers = model.n_layers if kind == model.sites.main_kind else max(site.layer for site in sites) + 1
     shape = Shape(n_layers=n_layers, n_heads=max(site.n_heads for site in sites), kind=kind)
-    readers = {analyzer.name: analyzer.reader(shape) for analyzer in chosen}
     batches = list(batched(model, data, batch_size, prepend_bos))
-    bar = tqdm(batches, desc="scan", unit="batch", disable=None if progress is None else not progress)
-    with torch.inference_mode(), watch(model, *readers.values(), block_bytes=block_bytes):
-        for batch in bar:
+    n_examples = sum(map(len, batches))
+    readers = {analyzer.name: analyzer.reader(shape) for analyzer in chosen}
+    provenance = model.provenance(batches, seed=seed, parameters={"kind": kind, "analyzers": list(readers)})
+    saved = None if checkpoint is None else Checkpoint(Path(checkpoint), _identity(provenance, chosen), readers)
+    done = 0 if saved is None else saved.resume()
+    hidden = None if progress is None else not progress
+    bar = tqdm(desc="scan", unit="example", total=n_examples, initial=done, disable=hidden)
+    with bar, torch.inference_mode(), watch(model, *readers.values(), block_bytes=block_bytes):
+        for batch in _after(batches, done):
             model.hf(**model.forward_inputs(batch), **_without_logits(model))
-    provenance = model.provenance(batches, seed=seed, parameters={"kind": kind, "analyzers": [a.name for a in chosen]})
+            done += len(batch)
+            bar.update(len(batch))
+            if saved is not None:
+                saved.keep(done, last=done == n_examples)
     first = batches[0]
     ids = first.tokens[0][first.mask[0].bool()].tolist()
     tokens = model.to_str_tokens(ids) if model.tokenizer is not None else [str(i) for i in ids]
     return {name: reader.result(provenance, tokens) for name, reader in readers.items()}
+
+
+def _identity(provenance: Provenance, analyzers: Sequence[Analyzer]) -> dict[str, Any]:
+    """What two scans share when one can go on where the other stopped; batch size is not part of it."""
+    return {
+        "model": [provenance.model, provenance.revision, provenance.dtype],
+        "device": provenance.device,
+        "prompts": provenance.prompt_hash,
+        "kind": provenance.parameters["kind"],
+        "analyzers": [repr(analyzer) for analyzer in analyzers],
+        "package versions": dict(provenance.packages),
+    }
+
+
+def _after(batches: Sequence[TokenBatch], n_examples: int) -> Iterator[TokenBatch]:
+    """The batches without the first so many examples."""
+    for batch in batches:
+        if n_examples < len(batch):
+            yield _rows(batch, n_examples, len(batch))
+        n_examples = max(0, n_examples - len(batch))
 
 
 def batched(model: Model, data: Inputs, batch_size: int, prepend_bos: bool | None = None) -> Iterator[TokenBatch]:
@@ -87,8 +125,10 @@ def batched(model: Model, data: Inputs, batch_size: int, prepend_bos: bool | Non
 
 
 def _rows(batch: TokenBatch, start: int, count: int) -> TokenBatch:
-    rows = slice(start, start + count)
-    return TokenBatch(batch.tokens[rows], batch.mask[rows], batch.prepend_bos)
+    """Some rows, without the columns that are padding in all of them."""
+    tokens, mask = batch.tokens[start : start + count], batch.mask[start : start + count]
+    used = mask.any(0)
+    return TokenBatch(tokens[:, used], mask[:, used], batch.prepend_bos)
 
 
 def _without_logits(model: Model) -> dict[str, Any]:

@@ -50,8 +50,8 @@ def write_result(directory: str | Path, result: StoredResult) -> Path:
     text = json.dumps(document, indent=2, allow_nan=False)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        _replace(path / TENSOR_FILE, packed)
-        _replace(path / JSON_FILE, text.encode())
+        replace_file(path / TENSOR_FILE, packed)
+        replace_file(path / JSON_FILE, text.encode())
     except OSError as error:
         raise InputError(
             f"The result cannot be saved to {path} ({error.strerror}): expected a directory that can be written; "
@@ -79,7 +79,8 @@ def read_result(directory: str | Path) -> StoredResult:
     return StoredResult(kind, fields, _read_tensors(path / TENSOR_FILE, shapes, checksum))
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file beside its place and rename it, so that there is always a whole one."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         temporary.write_bytes(content)
