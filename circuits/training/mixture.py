@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from circuits.tasks import get_task
-from circuits.tasks.induction import ordinary_tokens
+from interp.stimuli import ordinary_tokens
 
 Kind = Literal["other", "ioi", "greater-than", "relations", "induction"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -9,12 +9,13 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 
 import interp
 from circuits.find_heads import find_heads
-from circuits.head_types import head_types, repeated_tokens
+from circuits.head_types import head_types
 from circuits.tasks.induction import Induction
 from interp.errors import AnalysisWarning, InputError
 from interp.interventions.scale_heads import ScaleHeads
 from interp.model.model import Model
 from interp.results import HeadScores
+from interp.stimuli import repeated_tokens
 from tests.hand_weighted import INDUCTION_HEAD, PREVIOUS_TOKEN_HEAD, induction_model, letters_tokenizer
 from tests.tiny_models import tiny_llama
 
