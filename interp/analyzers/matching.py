@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,6 +15,8 @@ from interp.attention.rows import AttentionRows, Stream
 from interp.errors import InputError
 
 BLOCK = 256
+
+Normalisation = Literal["sum_per_query", "mean_per_entry"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,15 +87,17 @@ class DuplicateToken(Analyzer):
     """Attention to earlier copies of the current token.
 
     *Formula* (normalisation ``sum_per_query``): for every query with at least one earlier copy, the sum of ``A[i, j]``
-    over all ``j < i`` with ``tok[j] == tok[i]``; mean over those queries. *Range* [0, 1]. *Chance*: uniform attention
-    over the visible keys. NaN where no token repeats.
-    *Source*: Wang et al. 2022, arXiv 2211.00593.
+    over all ``j < i`` with ``tok[j] == tok[i]``; mean over those queries. With ``mean_per_entry`` the mean of ``A[i,
+    j]`` over all such pairs: the echo score of RazorAttention, whose largest value is below 1 where tokens come more
+    than twice. *Range* [0, 1]. *Chance*: uniform attention over the visible keys. NaN where no token repeats.
+    *Source*: Wang et al. 2022, arXiv 2211.00593; Tang et al. 2024, arXiv 2407.15891 (echo heads).
     """
 
     name: ClassVar[str] = "duplicate-token"
+    normalisation: Normalisation = "sum_per_query"
 
     def reader(self, shape: Shape) -> AnalyzerReader:
-        return _Matching(shape, name=self.name, unit="attention mass", value_range=(0.0, 1.0))
+        return _Matching(shape, name=self.name, normalisation=self.normalisation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,23 +106,32 @@ class Induction(Analyzer):
 
     *Formula* (normalisation ``sum_per_query``): for every query with at least one earlier copy, the sum of ``A[i, j]``
     over all ``j <= i`` with ``tok[j-1] == tok[i]``; mean over those queries. The diagonal counts when a token repeats
-    at once. *Range* [0, 1]. *Chance*: uniform attention over the visible keys. NaN where no token repeats.
-    *Source*: Olsson et al. 2022, arXiv 2209.11895. Differences: RazorAttention's code takes the mean per target
-    (a perfect head on four copies gets 0.5), TransformerLens' ``detect_head`` divides by all rows.
+    at once. With ``mean_per_entry`` the mean of ``A[i, j]`` over all such pairs, as RazorAttention has it: a perfect
+    head on four copies gets 0.5. *Range* [0, 1]. *Chance*: uniform attention over the visible keys. NaN where no token
+    repeats.
+    *Source*: Olsson et al. 2022, arXiv 2209.11895; Tang et al. 2024, arXiv 2407.15891. Difference: TransformerLens'
+    ``detect_head`` divides by all rows.
     """
 
     name: ClassVar[str] = "induction"
+    normalisation: Normalisation = "sum_per_query"
 
     def reader(self, shape: Shape) -> AnalyzerReader:
-        return _Matching(shape, name=self.name, unit="attention mass", value_range=(0.0, 1.0), shift=1)
+        return _Matching(shape, name=self.name, normalisation=self.normalisation, shift=1)
 
 
 class _Matching(HeadMeanReader):
     """Sums attention to the equal earlier tokens, or to the tokens `shift` places after them."""
 
-    def __init__(self, shape: Shape, *, name: str, unit: str, value_range: tuple[float, float], shift: int = 0) -> None:
-        super().__init__(shape, name=name, unit=unit, value_range=value_range)
-        self.shift = shift
+    def __init__(self, shape: Shape, *, name: str, normalisation: Normalisation, shift: int = 0) -> None:
+        if normalisation not in get_args(Normalisation):
+            raise InputError(
+                f"{name} has no normalisation {normalisation!r}. Choose from {', '.join(get_args(Normalisation))}."
+            )
+        per_pair = normalisation == "mean_per_entry"
+        unit = "attention mass per target" if per_pair else "attention mass"
+        super().__init__(shape, name=name, unit=unit, value_range=(0.0, 1.0))
+        self.shift, self.per_pair = shift, per_pair
 
     def read_rows(self, rows: AttentionRows) -> None:
         n_examples = rows.pattern.shape[0]
@@ -132,4 +145,5 @@ class _Matching(HeadMeanReader):
         n_targets = torch.zeros(n_examples, len(rows.queries), dtype=torch.float64, device=sums.device)
         n_targets.index_put_((example, row), torch.ones_like(row, dtype=torch.float64), accumulate=True)
         expected = (n_targets / rows.n_visible.clamp_min(1)).sum(-1)
-        self.add_sums(rows.layer, sums, expected, (n_targets > 0).double().sum(-1))
+        counts = n_targets if self.per_pair else (n_targets > 0).double()
+        self.add_sums(rows.layer, sums, expected, counts.sum(-1))
