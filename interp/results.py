@@ -3,17 +3,19 @@
 from pathlib import Path
 
 from interp.errors import ResultFormatError
+from interp.head_pairs import HeadPairs
 from interp.head_scores import HeadScores
+from interp.loss_curve import LossCurve
 from interp.provenance import Provenance, hash_prompts
 from interp.storage import read_result
 from interp.token_map import TokenEntry, TokenMap
 
-__all__ = ["HeadScores", "Provenance", "TokenEntry", "TokenMap", "hash_prompts", "load_result"]
+__all__ = ["HeadPairs", "HeadScores", "LossCurve", "Provenance", "TokenEntry", "TokenMap", "hash_prompts", "load_result"]
 
-_KINDS = (HeadScores, TokenMap)
+_KINDS = (HeadScores, TokenMap, HeadPairs, LossCurve)
 
 
-def load_result(directory: str | Path) -> HeadScores | TokenMap:
+def load_result(directory: str | Path) -> HeadScores | TokenMap | HeadPairs | LossCurve:
     """Read a saved result of any kind.
 
     Raises:

@@ -1,0 +1,78 @@
+"""`HeadPairs`: one number for every pair of an earlier head and a later one."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.frozen import frozen_tensor
+from interp.heads import HeadRef
+from interp.saved_result import SavedResult
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class HeadPairs(SavedResult):
+    """One score per pair of heads. Tensors are copied to the CPU when the object is made.
+
+    Arguments, beside those of `SavedResult`:
+        scores: ``[source_layer, source_head, layer, head]``; NaN where there is no such pair.
+        chance: score expected of a pair that has nothing to do with each other.
+        z: how many standard deviations of the null a score lies above it, same shape.
+
+    Raises:
+        InputError: shapes disagree.
+    """
+
+    KIND: ClassVar[str] = "head_pairs"
+
+    scores: Float[Tensor, "source_layer source_head layer head"]
+    chance: float
+    z: Float[Tensor, "source_layer source_head layer head"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("scores", "z"):
+            self._freeze(name, frozen_tensor(getattr(self, name)))
+        shape = tuple(self.scores.shape)
+        if len(shape) != 4 or shape[:2] != shape[2:] or tuple(self.z.shape) != shape:
+            raise InputError(
+                f"HeadPairs: scores have shape {list(shape)} and z {list(self.z.shape)}; expected "
+                "[source_layer, source_head, layer, head] of one model for both."
+            )
+
+    def __getitem__(self, pair: tuple[object, object]) -> float:
+        """The score of a source and a destination, such as ``["L0H0", "L1H1"]``."""
+        source, destination = (HeadRef.parse(head) for head in pair)
+        return float(self.scores[source.layer, source.head, destination.layer, destination.head])
+
+    def top(self, k: int = 10) -> list[tuple[HeadRef, HeadRef]]:
+        """The pairs with the highest scores, highest first; of equal pairs the earlier source, then destination."""
+        flat = self.scores.flatten().nan_to_num(-float("inf"))
+        order = flat.argsort(descending=True, stable=True)[: min(k, int((~self.scores.isnan()).sum()))]
+        return [self._pair(int(index)) for index in order]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per pair that has a score: source, destination, score, z, chance."""
+        measured = (~self.scores.isnan()).flatten().nonzero().squeeze(1).tolist()
+        pairs = [self._pair(index) for index in measured]
+        return pd.DataFrame(
+            {
+                "source": [source.label for source, _ in pairs],
+                "destination": [destination.label for _, destination in pairs],
+                "score": self.scores.flatten()[measured].tolist(),
+                "z": self.z.flatten()[measured].tolist(),
+                "chance": self.chance,
+            }
+        )
+
+    def __repr__(self) -> str:
+        highest = "".join(f", highest {source} -> {head} {self[source, head]:.4g}" for source, head in self.top(1))
+        return f"HeadPairs({self.name!r}, {int((~self.scores.isnan()).sum())} pairs{highest})"
+
+    def _pair(self, index: int) -> tuple[HeadRef, HeadRef]:
+        n_layers, n_heads = self.scores.shape[:2]
+        source, destination = divmod(index, n_layers * n_heads)
+        return HeadRef(*divmod(source, n_heads)), HeadRef(*divmod(destination, n_heads))
