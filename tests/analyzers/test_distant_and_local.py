@@ -1,0 +1,166 @@
+"""Distant mass and local heads: hand-made patterns, Gaussian keys, and full maps of a real model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import interp
+from interp.analyzers.analyzer import Analyzer, Shape
+from interp.analyzers.distant_mass import DistantMass, streaming_types
+from interp.analyzers.local_heads import LocalHeads, log_mass, moment_log_mass
+from interp.attention.kernel import MASKED
+from interp.attention.rows import AttentionRows, Stream
+from interp.errors import InputError
+from interp.model.model import Model
+from interp.provenance import Provenance
+from interp.results import HeadScores
+
+N = 40
+
+
+def read(analyzer: Analyzer, pattern: Tensor, block: int = 7) -> HeadScores:
+    """One analyzer over hand-made causal patterns ``[head, query, key]``, in blocks of queries."""
+    n = pattern.shape[-1]
+    reader = analyzer.reader(Shape(n_layers=1, n_heads=len(pattern), kind="self"))
+    stream = Stream(tokens=torch.arange(n)[None], valid=None, past=0)
+    reader.begin(stream)
+    causal = torch.ones(n, n, dtype=torch.bool).tril()
+    scores = torch.where(causal, pattern.log().clamp_min(-80), MASKED)
+    for start in range(0, n, block):
+        end = min(start + block, n)
+        rows = AttentionRows(
+            layer=0, kind="self", pattern=pattern[None, :, start:end, :end], scores=scores[None, :, start:end, :end],
+            queries=torch.arange(start, end), keys=torch.arange(end), stream=stream, key_stream=stream,
+            decoding=False, sink_logit=False,
+        )  # fmt: skip
+        reader.read_rows(rows)
+    found = reader.result(Provenance(model="by hand"), [])
+    assert isinstance(found, HeadScores)
+    return found
+
+
+def heads() -> Tensor:
+    """A sink head, a previous-token head, a uniform head, and one that attends to the middle of the past."""
+    sink, previous, middle = torch.zeros(3, N, N)
+    sink[:, 0] = 1
+    positions = torch.arange(N)
+    previous[positions, (positions - 1).clamp_min(0)] = 1
+    middle[positions, positions // 2] = 1
+    uniform = torch.ones(N, N).tril()
+    return torch.stack([sink, previous, uniform / uniform.sum(-1, keepdim=True), middle])
+
+
+def test_distant_mass_of_known_heads() -> None:
+    found = read(DistantMass(sink=2, recent=3), heads())
+    rows = range(5, N)
+    uniform = sum(1 - 5 / (row + 1) for row in rows) / len(rows)
+    middle = sum(row // 2 >= 2 and row - row // 2 >= 3 for row in rows) / len(rows)
+    assert found.scores[0].tolist() == pytest.approx([0, 0, uniform, middle], abs=1e-6)
+    assert found.chance == pytest.approx(uniform)
+    assert found.labels["type"] == (("streaming", "streaming", "streaming", "retrieval"),)
+
+
+def test_a_share_of_the_heads_that_reach_the_threshold_are_retrieval_heads() -> None:
+    scores = torch.tensor([[0.9, 0.9, 0.1, torch.nan], [0.8, 0.3, 0.0, 0.7]])
+    assert streaming_types(scores, threshold=0.35, share=0.5) == (
+        ("retrieval", "retrieval", "streaming", "not measured"),
+        ("retrieval", "streaming", "streaming", "streaming"),
+    )
+    # A tie at the edge makes fewer of them, not more.
+    assert "retrieval" not in streaming_types(scores, threshold=0.35, share=0.15)[0]
+    assert streaming_types(scores, threshold=0.95, share=1.0)[1] == ("streaming",) * 4
+
+
+def test_texts_without_a_distant_key_are_not_measured() -> None:
+    assert read(DistantMass(sink=20, recent=20), heads()).scores.isnan().all()
+    assert read(LocalHeads(sink=20, recent=20), heads()).scores.isnan().all()
+
+
+def test_the_estimate_from_moments_holds_for_gaussian_keys() -> None:
+    """64 dimensions, 20,000 keys, scores with a deviation of 1.67."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(64, generator=generator, dtype=torch.float64)
+    query *= 1.67 * 8 / query.norm()
+    keys = torch.randn(20_000, 64, generator=generator, dtype=torch.float64)
+    scores = keys @ query / 8
+    everything = torch.ones(20_000, dtype=torch.bool)
+    true, guess = float(log_mass(scores, everything)), float(moment_log_mass(scores, everything))
+    assert true == pytest.approx(torch.tensor(20_000).log().item() + 1.67**2 / 2, abs=0.1)
+    assert guess == pytest.approx(true, abs=0.06)
+    # The moments are those of the keys: mean and covariance give the same number.
+    mean, covariance = keys.mean(0), keys.T.cov(correction=0)
+    built = torch.tensor(20_000.0).log() + query @ mean / 8 + query @ covariance @ query / 128
+    assert guess == pytest.approx(float(built), abs=1e-6)
+
+
+def test_equal_scores_are_exact_and_no_keys_are_nothing() -> None:
+    scores = torch.full((9,), 3.0)
+    some = torch.arange(9) < 5
+    torch.testing.assert_close(moment_log_mass(scores, some), log_mass(scores, some))
+    assert moment_log_mass(scores, some & ~some) == log_mass(scores, some & ~some) == -torch.inf
+
+
+def test_local_heads_of_known_heads() -> None:
+    found = read(LocalHeads(sink=2, recent=3, tau=0.45), heads())
+    rows = range(5, N)
+    uniform = sum(5 / (row + 1) >= 0.45 for row in rows) / len(rows)
+    middle = sum(not (row // 2 >= 2 and row - row // 2 >= 3) for row in rows) / len(rows)
+    assert found.scores[0].tolist() == pytest.approx([1, 1, uniform, middle])
+    assert found.chance == pytest.approx(uniform)
+    # All bulk scores of the uniform head are equal, so its estimate is exact.
+    assert float(found.columns["log error"][0, 2]) == pytest.approx(0, abs=1e-5)
+    assert float(found.columns["estimated"][0, 2]) == pytest.approx(uniform)
+    # One high score among many low ones is underestimated, or overestimated by its variance.
+    assert abs(float(found.columns["log error"][0, 3])) > 1
+
+
+@pytest.fixture(scope="module")
+def stories(stories260k: Path) -> Model:
+    return interp.load(stories260k)
+
+
+def slow(
+    maps: dict[int, Tensor], row_range: range, sink: int, recent: int, tau: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Distant mass, local share and estimated local share from full maps, row by row."""
+    full = torch.cat([maps[layer] for layer in sorted(maps)]).double()
+    far_mass, local, guessed = [], [], []
+    for row in row_range:
+        far = [key for key in range(row + 1) if key >= sink and row - key >= recent]
+        near = [key for key in range(row + 1) if key not in far]
+        mass = full[:, :, row, far].sum(-1)
+        logits = full[:, :, row, far].log()
+        estimate = len(far) * (logits.mean(-1) + logits.var(-1, correction=0) / 2).exp()
+        inside = full[:, :, row, near].sum(-1)
+        far_mass.append(mass)
+        local.append((1 - mass >= tau).double())
+        guessed.append((inside / (inside + estimate) >= tau).double())
+    return tuple(torch.stack(values).mean(0) for values in (far_mass, local, guessed))
+
+
+def test_a_real_model_against_full_maps_and_with_padding(stories: Model) -> None:
+    texts = ["Once upon a time there was a little girl who loved to play with her red ball in the park.",
+             "Tom had a big dog. The dog was very happy and ran to the tree to see the little bird."]  # fmt: skip
+    analyzers = [DistantMass(sink=2, recent=5), LocalHeads(sink=2, recent=5, tau=0.8)]
+    expected = []
+    for text in texts:
+        maps = interp.capture_patterns(stories, text).patterns
+        expected.append(slow(maps, range(7, maps[0].shape[-1]), 2, 5, 0.8))
+    distant, local, guessed = (torch.stack(values).mean(0) for values in zip(*expected, strict=True))
+    for size in (1, 2):
+        found = interp.scan(stories, texts, analyzers, batch_size=size)
+        scores, others = found["distant-mass"], found["local-heads"]
+        assert isinstance(scores, HeadScores) and isinstance(others, HeadScores)
+        torch.testing.assert_close(scores.scores, distant, atol=1e-6, rtol=0)
+        torch.testing.assert_close(others.scores, local, atol=1e-6, rtol=0)
+        torch.testing.assert_close(others.columns["estimated"], guessed, atol=1e-6, rtol=0)
+        torch.testing.assert_close(others.columns["local mass"], 1 - distant, atol=1e-6, rtol=0)
+
+
+def test_windows_and_shares_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(InputError, match="recent=0"):
+        DistantMass(recent=0)
+    with pytest.raises(InputError, match="tau=1.5"):
+        LocalHeads(tau=1.5)
