@@ -134,13 +134,22 @@ def usual_value(subject: str, attribute: Attribute) -> str | None:
     return attribute.words[stable_number(subject, attribute.name) % len(attribute.words)]
 
 
-def draw_value(
-    subject: str, attribute: Attribute, random: Random, split: str, but: Sequence[str | None] = ()
-) -> str:
-    """A value for a subject, of the combinations of this split, other than some values and the usual one."""
-    banned = {usual_value(subject, attribute), *but}
-    values = [value for value in attribute.words if value not in banned and in_split(split, subject, value)]
-    return random.choice(values or [value for value in attribute.words if value not in banned])
+def draw_value(subject: str, attribute: Attribute, random: Random, split: str, but: Sequence[str] = ()) -> str:
+    """A value for a subject, of the combinations of this split, other than some values and the usual one.
+
+    A few subjects have none left in the test split; they get any other value.
+    """
+    for values in _unusual_values(subject, attribute, split):
+        if left := [value for value in values if value not in but]:
+            return random.choice(left)
+    raise ValueError(f"no value of {attribute.name} is left for {subject}")
+
+
+@cache
+def _unusual_values(subject: str, attribute: Attribute, split: str) -> tuple[list[str], list[str]]:
+    """The values other than the usual one: those of the split, and all."""
+    values = [value for value in attribute.words if value != usual_value(subject, attribute)]
+    return [value for value in values if in_split(split, subject, value)], values
 
 
 def facts_of(text: str) -> list[tuple[Fact, tuple[int, int]]]:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
-from typing import Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,8 +17,7 @@ from circuits.tasks.text import Example, fill
 from circuits.tasks.words import single_token_words, word_list, word_pairs
 from interp.errors import InputError
 
-Condition = Literal["supported", "contradicted", "absent"]
-CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+CONDITIONS = ("supported", "contradicted", "absent")
 UNSUPPORTED = "unsupported answers"
 QUESTION, SUMMARY = "\nQuestion: {}\nAnswer:", "\nSummary of {}:"
 SUMMARY_SHARE, COUNTRY_SHARE, ABSENT_SHARE = 0.3, 0.15, 0.4
@@ -64,7 +62,7 @@ class Passage(TextTask):
     description = "passage: a question that the passage answers, answers against memory, or leaves open"
     source = "passages of this project; conditions as in Yu et al. 2023 (arXiv 2310.15910)"
     key_positions = ("SUBJECT", "VALUE", "QUESTION", "END")
-    condition: Condition = "supported"
+    condition: str = "supported"
 
     def __post_init__(self) -> None:
         if self.condition not in CONDITIONS:

@@ -13,7 +13,7 @@ from circuits.tasks.words import single_token_words, word_list
 
 PATTERNS = (
     ("subject", "So {NAME} is such a {ADJECTIVE} person, isn't", "?"),
-    ("subject", "{NAME} went home because", " was {ADJECTIVE}."),
+    ("subject", "{NAME} was {ADJECTIVE} and went home because", " was there."),
     ("subject", "When {NAME} is {ADJECTIVE}, everyone asks what", " wants."),
     ("object", "Because {NAME} is so {ADJECTIVE}, everyone likes", "."),
     ("object", "The {ADJECTIVE} student met {NAME} and talked to", "."),
@@ -65,5 +65,5 @@ class Pronoun(PairTask):
                     answer=f" {PRONOUNS[subset][male]}",
                     wrong=f" {PRONOUNS[subset][not male]}",
                     template=template,
-                    end=end.format(ADJECTIVE=adjective),
+                    end=end,
                 )

@@ -179,14 +179,18 @@ class Relations(TextTask):
         """Endless examples, relations in turn; each subject comes once before any comes twice."""
         pairs = {name: _usable_pairs(tokenizer, name) for name in self._asked}
         combinations = {name: _combinations(name, pairs[name], split) for name in pairs}
+        alike = {
+            template: [combination for combination in found if combination[0] == template]
+            for found in combinations.values()
+            for template, _, _ in found
+        }
         queues: dict[str, list[tuple[int, str, str]]] = {name: [] for name in pairs}
         while True:
             for name, queue in queues.items():
                 if not queue:
                     queue.extend(random.sample(combinations[name], len(combinations[name])))
                 template, subject, answer = queue.pop()
-                others = [c for c in combinations[name] if c[0] == template and c[2] != answer]
-                _, other, wrong = random.choice(others)
+                _, other, wrong = random.choice([c for c in alike[template] if c[2] != answer])
                 yield _example(template, subject, answer, other, wrong)
 
 

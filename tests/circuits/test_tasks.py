@@ -8,14 +8,14 @@ from circuits.tasks import TASKS, Task, TaskPrompts, get_task, task_names
 from interp.errors import InputError
 
 ALL = [
-    *(get_task(name) for name in task_names()),
+    *(get_task(name) for name in task_names() if name != "needle"),
     get_task("ioi", corruption="s2_io_flip"),
     get_task("ioi", corruption="abc"),
     get_task("induction", block_length=(3, 3)),
     get_task("relations", relation="word-plural"),
     get_task("passage", condition="contradicted"),
     get_task("passage", condition="absent"),
-    get_task("needle", length=(10, 40), depth=0.5),
+    get_task("needle", length=(10, 40)),
     get_task("docstring", corruption="random_answer"),
 ]
 CHANGED = {
