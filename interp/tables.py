@@ -43,10 +43,11 @@ def number(value: float | None) -> str:
 
 
 def visible(token: str) -> str:
-    """Token text on one line, with line breaks and tabs shown as escapes.
+    """Token text on one line; what cannot be printed, such as line breaks and terminal codes, is shown as escapes.
 
     Example:
         >>> visible("a\\nb")
         'a\\\\nb'
     """
-    return token.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    signs = token.replace("\\", "\\\\")
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in signs)

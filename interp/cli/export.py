@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from interp.results import HeadScores
+    from interp.results import HeadScores, TokenMap
 
 
 def scores_document(scores: HeadScores) -> dict[str, Any]:
@@ -22,6 +22,31 @@ def scores_document(scores: HeadScores) -> dict[str, Any]:
         "provenance": scores.provenance.to_dict(),
         "heads": ranked_frame(scores).to_dict("records"),
     }
+
+
+def results_document(results: Mapping[str, HeadScores | TokenMap]) -> dict[str, Any]:
+    """Everything in the results of a scan, by analyzer."""
+    return {
+        name: {
+            "kind": result.KIND,
+            "unit": result.unit,
+            "notes": result.notes,
+            "provenance": result.provenance.to_dict(),
+            "rows": result.to_frame().to_dict("records"),
+        }
+        for name, result in results.items()
+    }
+
+
+def tidy_frame(results: Mapping[str, HeadScores | TokenMap]) -> pd.DataFrame:
+    """One row per analyzer and head (or per analyzer and entry of a map, with its number as score).
+
+    What an analyzer does not have, such as a column of another one, is empty.
+    """
+    import pandas as pd
+
+    frames = {name: result.to_frame().rename(columns={"value": "score"}) for name, result in results.items()}
+    return pd.concat(frames, names=["analyzer"]).reset_index(level="analyzer").reset_index(drop=True)
 
 
 def ranked_frame(scores: HeadScores) -> pd.DataFrame:

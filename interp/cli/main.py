@@ -22,6 +22,7 @@ from interp import __version__
 from interp.cli.evaluate import evaluate
 from interp.cli.find_heads import find_heads
 from interp.cli.models import models
+from interp.cli.scan import scan
 from interp.errors import InputError, InterpError
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command("find-heads", short_help="Rank the heads that do a task, by causal effect.")(find_heads)
+app.command("scan", short_help="Score every head with several analyzers in one pass.")(scan)
 app.command("evaluate", short_help="Measure a model on held-out prompts of the tasks.")(evaluate)
 app.command("models", short_help="List the models that are here.")(models)
 

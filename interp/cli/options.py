@@ -62,13 +62,22 @@ def write_text(text: str, target: str) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    from interp.errors import InputError
-
     if target == "-":
         sys.stdout.write(text)
-        return
+    else:
+        write_bytes(text.encode("utf-8"), target)
+
+
+def write_bytes(content: bytes, target: str | Path) -> None:
+    """Write to a file.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from interp.errors import InputError
+
     try:
-        Path(target).write_text(text, encoding="utf-8")
+        Path(target).write_bytes(content)
     except OSError as error:
         raise InputError(f"{target} cannot be written ({error.strerror}). Choose another path.") from error
 
