@@ -1,0 +1,208 @@
+"""`interp sinks`: the attention sinks of a model on a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli.options import (
+    DebugOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    load_model,
+    reported_warnings,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+    from interp.analyzers.massive_activations import SinkLink
+    from interp.model.model import Model
+    from interp.results import HeadScores, TokenMap
+
+HEAD_COLUMNS = ("sink mass", "later sinks", "key norm", "value norm", "no-op", "learned sink")
+LEGEND = (
+    "alpha: mean attention to the first token; chance: that of uniform attention; sink mass: attention to all sinks "
+    "of the head; later sinks: keys with alpha > 5 / tokens; key and value norm: at sinks over elsewhere; no-op: sink "
+    "mass that writes nothing; learned sink: mass on a learned sink logit"
+)
+
+
+def sinks(
+    text: Annotated[str, typer.Argument(help="Text to read; 32 tokens or more tell sinks from chance.")],
+    model: ModelOption = "mini",
+    epsilon: Annotated[float, typer.Option("--epsilon", help="Mean attention above which a token is a sink.")] = 0.3,
+    top: Annotated[int, typer.Option("--top", min=1, help="Heads and tokens shown.")] = 5,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Find a text's attention sinks, the heads that look at them, and massive activations.
+
+    Example: interp sinks "Then Mary gave a ring to John" --model mini --json sinks.json
+    """
+    from interp.analyzers.massive_activations import MassiveActivations, link_to_sinks
+    from interp.analyzers.sinks import Sinks, SinkTokens
+    from interp.cli.export import to_json
+    from interp.results import HeadScores, TokenMap
+    from interp.scanning import scan
+
+    with reported_warnings(quiet=quiet, debug=debug):
+        loaded = load_model(model, device, dtype)
+        weights, reason = _weights(loaded)
+        analyzers = [
+            Sinks(epsilon=epsilon, output_weights=weights), SinkTokens(epsilon=epsilon), MassiveActivations()
+        ]  # fmt: skip
+        results = scan(loaded, text, analyzers, progress=False)
+    scores, tokens, massive = (results[name] for name in ("sinks", "sink-tokens", "massive-activations"))
+    assert isinstance(scores, HeadScores) and isinstance(tokens, TokenMap) and isinstance(massive, TokenMap)
+    if reason:
+        scores = replace(scores, provenance=scores.provenance.with_warnings(reason))
+    link = link_to_sinks(massive, tokens)
+    if json is not None:
+        write_text(to_json(_document(scores, tokens, massive, link)), json)
+    if json != "-":
+        _print(scores, tokens, massive, link, top)
+
+
+def _weights(model: Model) -> tuple[Any, str]:
+    """W_O of every head, or None and the reason."""
+    from interp.analyzers.sinks import output_weights
+    from interp.errors import ModelNotSupported
+
+    try:
+        return output_weights(model), ""
+    except ModelNotSupported as error:
+        return None, f"norms are taken before the output projection, because {error}"
+
+
+def _document(scores: HeadScores, tokens: TokenMap, massive: TokenMap, link: SinkLink) -> dict[str, Any]:
+    from interp.analyzers.massive_activations import massive_entries
+    from interp.analyzers.sinks import sink_table
+    from interp.cli.export import scores_document
+
+    return {
+        **scores_document(scores),
+        "tokens": list(tokens.tokens),
+        "sink tokens": sink_table(tokens).to_dict("records"),
+        "massive activations": {
+            "entries": massive_entries(massive).to_dict("records"),
+            "medians": massive.notes["medians"],
+            "largest": massive.values.amax(-1).tolist(),
+        },
+        "massive activations and sinks": link.to_dict(),
+    }
+
+
+def _print(scores: HeadScores, tokens: TokenMap, massive: TokenMap, link: SinkLink, top: int) -> None:
+    from interp.analyzers.massive_activations import massive_entries
+    from interp.analyzers.sinks import sink_table
+    from interp.cli.console import console
+
+    out = console()
+    for line in _summary(scores, tokens):
+        out.print(line)
+    out.print()
+    out.print(_heads(scores, top))
+    out.print(_sink_tokens(sink_table(tokens), len(scores.heads), top))
+    for line in (*_massive(massive, massive_entries(massive), top), *_link(link)):
+        out.print(line)
+    warnings = [f"warning: {sentence}" for sentence in scores.provenance.warnings]
+    for line in (LEGEND, *warnings, replace(scores.provenance, warnings=()).summary):
+        out.print(line)
+
+
+def _summary(scores: HeadScores, tokens: TokenMap) -> list[str]:
+    from interp.tables import visible
+
+    notes = scores.notes
+    first = f"'{visible(tokens.tokens[0])}'"
+    layers = ", ".join(f"L{layer} {_percent(rate)}" for layer, rate in enumerate(notes["layer sink rates"]))
+    return [
+        f"Attention sinks on {len(tokens.tokens)} tokens (epsilon {notes['epsilon']:g})",
+        f"sink rate of the first token {first}: {_percent(notes['sink rate'])} of heads "
+        f"(chance {_percent(notes['uniform attention']['sink rate'])})",
+        f"by layer: {layers}",
+    ]
+
+
+def _heads(scores: HeadScores, top: int) -> Table:
+    columns = [name for name in HEAD_COLUMNS if name in scores.columns]
+    records = {record["label"]: record for record in scores.to_frame().to_dict("records")}
+    rows: list[list[str]] = []
+    for head in scores.top(top):
+        values = [records[head.label][name] for name in ("score", "chance", *columns)]
+        rows.append([head.label, *(f"{value:.2f}" if value == value else "–" for value in values)])
+    return _table("strongest heads", ("head", "alpha", "chance", *columns), rows)
+
+
+def _sink_tokens(found: pd.DataFrame, n_heads: int, top: int) -> Table | str:
+    from interp.tables import visible
+
+    if found.empty:
+        return "sink tokens: none\n"
+    rows = [
+        [str(row.key), f"'{visible(row.token)}'", row.kind, f"{row.rate * n_heads:.0f}", _percent(row.rate),
+         ", ".join(str(layer) for layer in row.layers)]
+        for row in found.head(top).itertuples()
+    ]  # fmt: skip
+    shown = "" if len(found) <= top else f" ({top} of {len(found)})"
+    return _table(f"sink tokens{shown}", ("position", "token", "kind", "heads", "share", "layers"), rows)
+
+
+def _massive(massive: TokenMap, found: pd.DataFrame, top: int) -> list[str]:
+    from interp.analyzers.massive_activations import ratio_to_median
+    from interp.tables import visible
+
+    if found.empty:
+        largest = massive.top(1)[0]
+        ratio = ratio_to_median(largest.value, massive.notes["medians"][largest.layer])
+        return [
+            f"massive activations: none (the largest, {largest.value:.3g} at '{visible(str(largest.key_token))}', is "
+            f"{ratio:.3g} times the median of layer {largest.layer}; thresholds {massive.notes['min_magnitude']:g} and "
+            f"{massive.notes['min_ratio']:g} times)"
+        ]
+    lines = [
+        f"  '{visible(row.token)}' (position {row.key}), dimension {row.dim}: {row.value:.0f}, {row.ratio:.0f} times "
+        f"the median, entering layers {row.first_layer} to {row.last_layer}"
+        for row in found.head(top).itertuples()
+    ]
+    return [f"massive activations: {len(found)} (token, dimension) pairs", *lines]
+
+
+def _link(link: SinkLink) -> list[str]:
+    if link.sinks == 0 or link.massive == 0:
+        return []
+    return [
+        f"of {link.sinks} sink tokens and {link.massive} tokens with massive activations, {link.both} are both "
+        f"({link.expected:.2g} expected by chance, p = {link.p_value:.2g}; rank correlation {link.correlation:.2f})"
+    ]
+
+
+def _table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for name in headers:
+        words = name in ("head", "token", "kind", "layers")
+        table.add_column(name, justify="left" if words else "right", no_wrap=name != "layers")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _percent(share: float) -> str:
+    return "–" if share != share else f"{100 * share:.1f} %"

@@ -1,0 +1,68 @@
+"""`interp sinks`: the table and the JSON."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import interp
+from interp.analyzers.sinks import Sinks
+from interp.results import HeadScores
+from tests.cli.conftest import Command
+
+TEXT = " ".join(f"w{index}" for index in (*range(1, 30), *range(1, 30)))
+
+
+def test_the_table_says_rate_layers_heads_tokens_and_massive_activations(
+    command: Command, circuit_directory: Path
+) -> None:
+    code, out, err = command("sinks", TEXT, "--model", circuit_directory, "--top", "3")
+    assert code == 0 and err == ""
+    assert "Attention sinks on 59 tokens (epsilon 0.3)" in out
+    assert "sink rate of the first token ' <s>'" in out and "(chance 0.0 %)" in out and "by layer: L0 0.0 %" in out
+    # A head with zero weights looks everywhere alike.
+    (row,) = [line.split() for line in out.splitlines() if line.split()[:1] == ["L1H0"]]
+    assert row[1:3] == ["0.08", "0.08"]
+    words = " ".join(out.split())
+    assert "massive activations: none" in words and "thresholds 100 and 1000 times" in words
+    assert "with BOS, interp 0.1.0" in words
+    assert max(map(len, out.splitlines())) <= 100
+    assert "warning" not in out
+
+
+def test_json_holds_what_the_scan_gives(command: Command, circuit_directory: Path, tmp_path: Path) -> None:
+    code, out, err = command("sinks", TEXT, "--model", circuit_directory, "--epsilon", "0.05", "--json", "-")
+    assert code == 0, err
+    document = json.loads(out, parse_constant=pytest.fail)
+    expected = interp.scan(interp.load(circuit_directory), TEXT, [Sinks(epsilon=0.05)])["sinks"]
+    assert isinstance(expected, HeadScores)
+    assert document["notes"]["sink rate"] == expected.notes["sink rate"] > 0
+    scores = {head["label"]: head["score"] for head in document["heads"]}
+    assert scores == {head.label: pytest.approx(expected[head]) for head in expected.heads}
+    assert document["sink tokens"][0]["token"] == " <s>" and document["sink tokens"][0]["kind"] == "special"
+    assert len(document["tokens"]) == 59 and document["massive activations"]["entries"] == []
+    assert document["massive activations and sinks"]["massive"] == 0
+
+
+def test_sink_tokens_and_massive_activations_are_listed(command: Command, tmp_path: Path) -> None:
+    from tests.hand_weighted import induction_model, letters_tokenizer
+
+    hf = induction_model()
+    with torch.no_grad():
+        hf.transformer.wte.weight[7, 3] = 4000.0
+    letters_tokenizer(tmp_path)
+    hf.save_pretrained(tmp_path)
+    code, out, _ = command("sinks", "w1 w7 w2", "--model", tmp_path)
+    assert code == 0
+    words = " ".join(out.split())
+    assert "w7' (position 2), dimension 3: 4000" in words and "entering layers 0 to 1" in words
+    assert "sink tokens" in words and "<s>' special" in words
+    assert "warning: 1 of 1 texts have fewer than 32 tokens (the shortest 4)" in words
+    assert "1 tokens with massive activations" in words
+
+
+def test_bad_epsilon_is_one_sentence(command: Command, circuit_directory: Path) -> None:
+    code, out, err = command("sinks", TEXT, "--model", circuit_directory, "--epsilon", "2")
+    assert code == 2 and out == ""
+    assert err.strip() == "interp: epsilon=2.0: expected a share of attention between 0 and 1, such as 0.3."
