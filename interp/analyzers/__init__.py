@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from interp.analyzers.analyzer import Analyzer
+from interp.analyzers.massive_activations import MassiveActivations
 from interp.analyzers.matching import DuplicateToken, Induction
 from interp.analyzers.positional import Entropy, FirstTokenMass, PreviousToken
 from interp.analyzers.received import ReceivedMass
+from interp.analyzers.sinks import Sinks, SinkTokens
 from interp.errors import InputError
 
 ANALYZERS: tuple[type[Analyzer], ...] = (
@@ -17,6 +19,9 @@ ANALYZERS: tuple[type[Analyzer], ...] = (
     Induction,
     Entropy,
     ReceivedMass,
+    Sinks,
+    SinkTokens,
+    MassiveActivations,
 )
 
 

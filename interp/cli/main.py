@@ -23,6 +23,7 @@ from interp.cli.evaluate import evaluate
 from interp.cli.find_heads import find_heads
 from interp.cli.models import models
 from interp.cli.scan import scan
+from interp.cli.sinks import sinks
 from interp.errors import InputError, InterpError
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command("find-heads", short_help="Rank the heads that do a task, by causal effect.")(find_heads)
 app.command("scan", short_help="Score every head with several analyzers in one pass.")(scan)
 app.command("evaluate", short_help="Measure a model on held-out prompts of the tasks.")(evaluate)
+app.command("sinks", short_help="Find a text's attention sinks and massive activations.")(sinks)
 app.command("models", short_help="List the models that are here.")(models)
 
 
