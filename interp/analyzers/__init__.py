@@ -9,6 +9,8 @@ from interp.analyzers.massive_activations import MassiveActivations
 from interp.analyzers.matching import DuplicateToken, Induction
 from interp.analyzers.positional import Entropy, FirstTokenMass, PreviousToken
 from interp.analyzers.received import ReceivedMass
+from interp.analyzers.rhythm import FutureInfluence, WindowedDistance
+from interp.analyzers.shape import DiagonalOffset, LocalMass, MeanDistance, NormalisedEntropy
 from interp.analyzers.sinks import Sinks, SinkTokens
 from interp.errors import InputError
 
@@ -18,6 +20,12 @@ ANALYZERS: tuple[type[Analyzer], ...] = (
     DuplicateToken,
     Induction,
     Entropy,
+    NormalisedEntropy,
+    MeanDistance,
+    LocalMass,
+    DiagonalOffset,
+    WindowedDistance,
+    FutureInfluence,
     ReceivedMass,
     Sinks,
     SinkTokens,
