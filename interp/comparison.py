@@ -98,9 +98,7 @@ def change_of(first: float, second: float, p: float, chance: float, highest: flo
     """
     if not p < LEVEL:
         return "unchanged" if p == p else "not measured"
-    before, after = (
-        highest is None or (score - chance) / (highest - chance) >= HAS_IT for score in (first, second)
-    )
+    before, after = (highest is None or (score - chance) / (highest - chance) >= HAS_IT for score in (first, second))
     if not before and not after:
         return "unchanged"
     if before and after:
@@ -219,8 +217,8 @@ def _compared(
     means = [value.double().mean(0) for value in values]
     chance = torch.stack([_chance(part) for part in first]).mean(0)
     highest = first[0].value_range[1] if first[0].value_range is not None else None
-    numbers = torch.stack([*means, found.p, chance], -1)
-    changes = tuple(tuple(change_of(*head, highest) for head in layer) for layer in numbers.tolist())
+    numbers = torch.stack([*means, found.p, chance], -1).tolist()
+    changes = tuple(tuple(change_of(a, b, p, level, highest) for a, b, p, level in layer) for layer in numbers)
     every = [word for row in changes for word in row]
     notes: Mapping[str, Any] = {
         "changes": {word: every.count(word) for word in dict.fromkeys(every)},

@@ -43,4 +43,5 @@ class LossCurve(SavedResult):
 
     def __repr__(self) -> str:
         interval = f"{self.ci_low:.3f} to {self.ci_high:.3f}"
-        return f"LossCurve(loss[{self.late}] - loss[{self.early}] = {self.score:.3f} ({interval}), control {self.control:.3f})"
+        difference = f"loss[{self.late}] - loss[{self.early}]"
+        return f"LossCurve({difference} = {self.score:.3f} ({interval}), control {self.control:.3f})"

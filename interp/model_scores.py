@@ -15,7 +15,6 @@ from interp.model.load import load
 from interp.model.model import Model
 from interp.results import HeadScores
 
-
 MODEL_SCORES: Mapping[str, Callable[[Model, int], HeadScores]] = {
     "copying-weights": lambda model, seed: copying_from_weights(model, seed=seed),
     "copying-logits": lambda model, seed: copying_from_logits(model, seed=seed),

@@ -3,19 +3,36 @@
 from pathlib import Path
 
 from interp.errors import ResultFormatError
+from interp.head_distances import HeadDistances
+from interp.head_features import HeadFeatures
 from interp.head_pairs import HeadPairs
 from interp.head_scores import HeadScores
 from interp.loss_curve import LossCurve
 from interp.provenance import Provenance, hash_prompts
+from interp.pruning import PruningCurve
 from interp.storage import read_result
 from interp.token_map import TokenEntry, TokenMap
 
-__all__ = ["HeadPairs", "HeadScores", "LossCurve", "Provenance", "TokenEntry", "TokenMap", "hash_prompts", "load_result"]
+__all__ = [
+    "HeadDistances",
+    "HeadFeatures",
+    "HeadPairs",
+    "HeadScores",
+    "LossCurve",
+    "Provenance",
+    "PruningCurve",
+    "TokenEntry",
+    "TokenMap",
+    "hash_prompts",
+    "load_result",
+]
 
-_KINDS = (HeadScores, TokenMap, HeadPairs, LossCurve)
+_KINDS = (HeadScores, TokenMap, HeadPairs, LossCurve, HeadDistances, HeadFeatures, PruningCurve)
 
 
-def load_result(directory: str | Path) -> HeadScores | TokenMap | HeadPairs | LossCurve:
+def load_result(
+    directory: str | Path,
+) -> HeadScores | TokenMap | HeadPairs | LossCurve | HeadDistances | HeadFeatures | PruningCurve:
     """Read a saved result of any kind.
 
     Raises:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -56,4 +58,5 @@ def ordinary_tokens(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " vocab"]
 
 
 def _all_tokens(model: Model) -> Int[Tensor, " vocab"]:
-    return torch.arange(model.hf.get_input_embeddings().weight.shape[0])
+    embedding: Any = model.hf.get_input_embeddings()
+    return torch.arange(int(embedding.weight.shape[0]))

@@ -77,9 +77,7 @@ def factors(weights: HeadWeights, mode: Mode) -> tuple[FactoredMatrix, FactoredM
 
 def composition_scores(
     left: FactoredMatrix, right: FactoredMatrix
-) -> tuple[
-    Float[Tensor, "source_layer source_head layer head"], Float[Tensor, "source_layer source_head layer head"]
-]:
+) -> tuple[Float[Tensor, "source_layer source_head layer head"], Float[Tensor, "source_layer source_head layer head"]]:
     """Scores and their z, one destination layer at a time; NaN unless the source layer is earlier."""
     written, read = left.collapse_l(), right.collapse_r()
     d_model = written.shape[-1]
@@ -150,9 +148,10 @@ def prefix_matching_from_weights(model: Model, *, seed: int = 0) -> HeadScores:
 
     *Formula*: with ``p_k`` the previous-token score of every earlier head on random tokens, ``X = W_QK (sum_k p_k
     W_OV^k)^T`` and ``E = W_E^T W_E``: the trace of the ``[vocab, vocab]`` term ``W_E X W_E^T`` is ``tr(X E)``, and the
-    score ``tr(X E) / (||X|| ||E||)``. *Range* [-1, 1]; *chance* 0, column ``z`` in standard deviations of the trace when X
-    is turned at random (``||X E|| / sqrt(d_model)``); column ``trace`` is not normalised. NaN in the first layer, where
-    nobody has written a previous token. Only pure K-composition with heads is seen, and rotary positions are left out.
+    score ``tr(X E) / (||X|| ||E||)``. *Range* [-1, 1]; *chance* 0, column ``z`` in standard deviations of the trace
+    when X is turned at random (``||X E|| / sqrt(d_model)``); column ``trace`` is not normalised. NaN in the first
+    layer, where nobody has written a previous token. Only pure K-composition with heads is seen, and rotary positions
+    are left out.
 
     *Source*: Olsson et al. 2022, arXiv 2209.11895 (trace of the previous-token term of the QK circuit).
 

@@ -151,7 +151,7 @@ def _normed(bridge: Any, residual: Float[Tensor, "token d_model"]) -> Float[Tens
     return residual * torch.rsqrt(residual.square().mean(-1, keepdim=True) + bridge.cfg.eps)
 
 
-def _disagreement(found: Float[Tensor, "token *rest"], expected: Float[Tensor, "token *rest"]) -> float:
+def _disagreement(found: Float[Tensor, "token ..."], expected: Float[Tensor, "token ..."]) -> float:
     """Largest difference of the changes from the first token, as a share of the largest expected number."""
     difference = (found - found[:1]) - (expected - expected[:1])
     return float(difference.abs().max() / expected.abs().max().clamp_min(1e-6))

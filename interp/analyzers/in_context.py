@@ -124,9 +124,7 @@ def _documents(model: Model, data: Inputs, early: int, late: int) -> Int[Tensor,
     return torch.stack([batch.tokens[0][batch.mask[0].bool()][: late + 2] for batch in batches])
 
 
-def _foreign(
-    tokens: Int[Tensor, "document position"], early: int, late: int
-) -> Int[Tensor, "document position"]:
+def _foreign(tokens: Int[Tensor, "document position"], early: int, late: int) -> Int[Tensor, "document position"]:
     """Every document's tokens, those before its last ``early + 1`` seen at `late` from the next document."""
     own = torch.arange(tokens.shape[1], device=tokens.device) >= late - early
     own[0] = True  # the BOS, or where there is none a token like any other

@@ -45,9 +45,7 @@ def test_known_matrices() -> None:
     assert pair(torch.outer(u, v), torch.outer(w, u))[0] == pytest.approx(0, abs=1e-5)
     left, right = torch.randn(2, d, d, generator=torch.Generator().manual_seed(1))
     assert pair(3 * left, right / 7)[0] == pytest.approx(pair(left, right)[0], abs=1e-6)
-    assert pair(left, right)[0] == pytest.approx(
-        float((left @ right).norm() / left.norm() / right.norm()), abs=1e-6
-    )
+    assert pair(left, right)[0] == pytest.approx(float((left @ right).norm() / left.norm() / right.norm()), abs=1e-6)
 
 
 def test_rotation_null_against_random_rotations() -> None:

@@ -49,9 +49,7 @@ def test_circuits_have_the_eigenvalues_of_the_dense_vocabulary_matrix(name: str)
                 parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
     weights = head_weights(interp.load(hf))
     dense = weights.W_E.double() @ weights.W_V.double() @ weights.W_O.double() @ weights.W_U.double()
-    torch.testing.assert_close(
-        eigenvalue_score(ov_circuits(weights)), _dense_score(dense), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(eigenvalue_score(ov_circuits(weights)), _dense_score(dense), atol=1e-6, rtol=0)
 
 
 def _dense_score(matrix: Tensor) -> Tensor:
@@ -71,9 +69,7 @@ def test_folded_weights_are_those_that_transformer_lens_folds(name: str) -> None
     read = read - read.mean(-1, keepdim=True) if name == "gpt2" else read
     torch.testing.assert_close(read @ (ours.W_V @ ours.W_O), read @ theirs, atol=1e-4, rtol=1e-4)
     unembedded = read @ folded.W_U.float()
-    torch.testing.assert_close(
-        read @ ours.W_U, unembedded - unembedded.mean(-1, keepdim=True), atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(read @ ours.W_U, unembedded - unembedded.mean(-1, keepdim=True), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["bert", "gemma2", "olmo2", "t5", "deepseek_v3"])
