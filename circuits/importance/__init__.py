@@ -1,7 +1,7 @@
 """How much a model's performance depends on each head: gradients at gates, leaving heads out, pruning curves."""
 
-from circuits.importance.curve import PruningCurve
 from circuits.importance.pruning import pruning_curve
 from circuits.importance.scores import head_importance
+from interp.pruning import PruningCurve
 
 __all__ = ["PruningCurve", "head_importance", "pruning_curve"]

@@ -11,7 +11,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuits.importance.ablation import ABLATIONS, Ablation
-from circuits.importance.curve import RANDOM, PruningCurve
 from circuits.importance.gates import gate_slopes, normalised_by_layer
 from circuits.importance.objective import Objective
 from circuits.importance.scores import (
@@ -28,6 +27,7 @@ from circuits.tasks import Task
 from interp.errors import AnalysisWarning, InputError
 from interp.heads import HeadRef
 from interp.model.model import Inputs, Model
+from interp.pruning import RANDOM, PruningCurve
 
 
 def pruning_curve(

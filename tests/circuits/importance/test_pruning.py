@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuits.importance.curve import PruningCurve
 from circuits.importance.objective import Objective, TextObjective
 from circuits.importance.pruning import (
     ascending,
@@ -22,6 +21,8 @@ from interp.interventions.scale_heads import ScaleHeads
 from interp.model.load import load
 from interp.model.model import Model
 from interp.provenance import Provenance
+from interp.pruning import PruningCurve
+from interp.results import load_result
 from tests.hand_weighted import induction_model, letters_tokenizer
 from tests.tiny_models import tiny_llama
 
@@ -109,7 +110,8 @@ def test_a_curve_is_a_frame_a_figure_and_a_directory(provenance: Provenance, tmp
     ]
     assert len(curve.plot().data) == 3
     assert "2 random orders" in curve._repr_html_() and "1 to 2" in curve._repr_html_()
-    again = PruningCurve.load(curve.save(tmp_path / "curve"))
+    again = load_result(curve.save(tmp_path / "curve"))
+    assert isinstance(again, PruningCurve)
     assert torch.equal(again.metric, curve.metric) and again.pruned == curve.pruned
     assert again.to_frame().equals(frame)
     with pytest.raises(ResultFormatError):
@@ -167,9 +169,8 @@ def test_recomputing_ranks_with_the_pruned_heads_left_out(model: Model, method: 
     for head in order[:3]:
         gates[:, head.layer, head.head] = 0
     gates.requires_grad_()
-    slopes = torch.cat(
-        [torch.autograd.grad(asked.measure(b, ScaleHeads(gates[b.rows])).metric.sum(), gates)[0] for b in asked.batches()]
-    ).view(2, 6, 2, 4).sum(0)  # fmt: skip
+    metric = torch.cat([asked.measure(batch, ScaleHeads(gates[batch.rows])).metric for batch in asked.batches()])
+    (slopes,) = torch.autograd.grad(metric.sum(), gates)
     importance = (slopes.abs() if method == "absolute" else slopes).mean(0)
     left = [head for head in ascending(importance) if head not in order[:3]]
     assert order[3:6] == left[:3]
