@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from circuits.find_heads import find_heads
+    from circuits.importance.pruning import pruning_curve
+    from circuits.importance.scores import head_importance
     from interp.attention.participants import Editor, Reader
     from interp.attention.session import watch
     from interp.capture import capture_patterns
@@ -43,8 +45,10 @@ __all__ = [
     "__version__",
     "capture_patterns",
     "find_heads",
+    "head_importance",
     "load",
     "load_result",
+    "pruning_curve",
     "scan",
     "watch",
 ]
@@ -64,8 +68,10 @@ _MODULE_OF = {
     "TokenMap": "interp.results",
     "capture_patterns": "interp.capture",
     "find_heads": "circuits.find_heads",
+    "head_importance": "circuits.importance.scores",
     "load": "interp.model.load",
     "load_result": "interp.results",
+    "pruning_curve": "circuits.importance.pruning",
     "scan": "interp.scanning",
     "watch": "interp.attention.session",
 }

@@ -21,6 +21,7 @@ import typer
 from interp import __version__
 from interp.cli.evaluate import evaluate
 from interp.cli.find_heads import find_heads
+from interp.cli.importance import importance
 from interp.cli.models import models
 from interp.cli.scan import scan
 from interp.cli.sinks import sinks
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command("find-heads", short_help="Rank the heads that do a task, by causal effect.")(find_heads)
+app.command("importance", short_help="Rank heads by what a task or a text's loss loses without them.")(importance)
 app.command("scan", short_help="Score every head with several analyzers in one pass.")(scan)
 app.command("evaluate", short_help="Measure a model on held-out prompts of the tasks.")(evaluate)
 app.command("sinks", short_help="Find a text's attention sinks and massive activations.")(sinks)

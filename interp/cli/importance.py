@@ -1,0 +1,196 @@
+"""`interp importance`: how much a task, or the loss on a text, depends on each head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli.options import (
+    CsvOption,
+    DebugOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    SeedOption,
+    check_targets,
+    load_model,
+    reported_warnings,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from circuits.importance import PruningCurve
+    from interp.results import HeadScores
+
+
+def importance(
+    task: Annotated[str, typer.Option("--task", help="Task whose prompts and metric are used.")] = "ioi",
+    text: Annotated[
+        Path | None,
+        typer.Option("--text", help="File (text, JSONL, CSV, Parquet) for the language-model loss instead."),
+    ] = None,
+    model: ModelOption = "mini",
+    method: Annotated[
+        str, typer.Option("--method", help="Score: absolute (the paper's), signed, official, or an ablation.")
+    ] = "absolute",
+    ablation: Annotated[
+        list[str] | None,
+        typer.Option("--ablation", help="zero, mean, uniform, resample or none; can be repeated.  [default: zero]"),
+    ] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Also prune heads, least important first.")] = False,
+    percent: Annotated[int, typer.Option("--percent", help="Step of the pruning curve in percent of all heads.")] = 10,
+    n_random: Annotated[int, typer.Option("--n-random", help="Random orders beside the curve.")] = 10,
+    n_prompts: Annotated[int, typer.Option("--n-prompts", help="Prompts, or sequences of a text.")] = 100,
+    length: Annotated[int, typer.Option("--length", help="Tokens of each sequence of a text.")] = 128,
+    top: Annotated[int, typer.Option("--top", min=1, help="Heads shown.")] = 10,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    json: JsonOption = None,
+    csv: CsvOption = None,
+    save: Annotated[Path | None, typer.Option("--save", help="Directory; the curve goes into its curve/.")] = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Rank heads by how much a task or a text's loss depends on them: by gradients and by leaving them out.
+
+    With --curve the CSV holds the points of the curve, in place of the heads.
+
+    Example: interp importance --task ioi --ablation zero --ablation mean --curve
+    """
+    from circuits.importance import head_importance, pruning_curve
+    from circuits.tasks import get_task
+    from interp.cli.export import ranked_frame, scores_document, to_json
+
+    check_targets(json, csv)
+    ablations = [name for name in ablation or ["zero"] if name != "none"]
+    known = get_task(task)
+    with reported_warnings(quiet=quiet, debug=debug):
+        loaded = load_model(model, device, dtype)
+        shared: dict[str, Any] = {"seed": seed, "n_prompts": n_prompts, "progress": False if quiet else None}
+        if text is not None:
+            from interp.data import sequences, texts_of_file
+
+            shared["text"] = sequences(loaded, texts_of_file(text), n=n_prompts, length=length)
+        scores = head_importance(loaded, known, method=method, ablations=ablations, **shared)
+        pruned = None
+        if curve:
+            # What the heads are ranked by is the same, on half of the examples.
+            names = list(dict.fromkeys((method, *ablations)))
+            options = {"ablation": ablations[0] if ablations else "zero", "percent": percent, "n_random": n_random}
+            pruned = pruning_curve(loaded, known, methods=names, **options, **shared)
+    if save is not None:
+        scores.save(save)
+        if pruned is not None:
+            pruned.save(save / "curve")
+    if json is not None:
+        document = scores_document(scores)
+        write_text(to_json(document if pruned is None else document | {"curve": _curve_document(pruned)}), json)
+    if csv is not None:
+        frame = ranked_frame(scores) if pruned is None else pruned.to_frame()
+        write_text(frame.to_csv(index=False), csv)
+    if "-" not in (json, csv):
+        _print(scores, pruned, top)
+
+
+def _curve_document(curve: PruningCurve) -> dict[str, Any]:
+    return {
+        "notes": curve.notes,
+        "provenance": curve.provenance.to_dict(),
+        "area between": {name: curve.area_between(name) for name in _named(curve)} if "random" in curve.orders else {},
+        "points": curve.to_frame().to_dict("records"),
+    }
+
+
+def _named(curve: PruningCurve) -> list[str]:
+    return [name for name in curve.orders if name != "random"]
+
+
+def _print(scores: HeadScores, curve: PruningCurve | None, top: int) -> None:
+    from dataclasses import replace
+
+    from interp.cli.console import console
+
+    out = console()
+    out.print(_table(scores, top))
+    notes = scores.notes
+    out.print(
+        f"the model: {notes['metric']} {notes['model']['metric']:.2f}, accuracy {notes['model']['accuracy']:.2f} | "
+        f"chance: {notes['chance']['metric']:.2f}, {notes['chance']['accuracy']:.2f}"
+    )
+    for name, found in notes["agreement"].items():
+        out.print(
+            f"rank correlation with {name} ablation: signed {found['signed']:.2f}, absolute {found['absolute']:.2f}"
+        )
+    if curve is not None:
+        out.print(_curve_table(curve))
+        for line in _areas(curve):
+            out.print(line)
+    out.print(
+        f"all columns but the score: {notes['unit']}; positive where the head helps; rank: share of its layer below it"
+    )
+    for sentence in scores.provenance.warnings:
+        out.print(f"warning: {sentence}")
+    out.print(replace(scores.provenance, warnings=()).summary)
+
+
+def _empty_table(title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+    )
+
+
+def _table(scores: HeadScores, top: int) -> Table:
+    table = _empty_table(f"{scores.name}, {scores.notes['examples']} examples; score: {scores.unit}")
+    shown = [name for name in scores.columns if name not in ("kv group", "layer mean", "layer rank")]
+    for name in ("", "head", "score", "95 % interval", *shown, "others", "rank"):
+        table.add_column(name, justify="left" if name == "head" else "right", no_wrap=True)
+    for rank, head in enumerate(scores.top(top), start=1):
+        place = (head.layer, head.head)
+        interval = "–"
+        if scores.ci_low is not None and scores.ci_high is not None:
+            interval = f"{float(scores.ci_low[place]):z.2f} to {float(scores.ci_high[place]):z.2f}"
+        values = [float(scores.columns[name][place]) for name in (*shown, "layer mean", "layer rank")]
+        table.add_row(str(rank), head.label, f"{scores[head]:z.2f}", interval, *map(_number, values))
+    return table
+
+
+def _curve_table(curve: PruningCurve) -> Table:
+    table = _empty_table(f"{curve.name}: {curve.notes['metric']} (accuracy)")
+    for name in ("pruned", *_named(curve), "random, lowest to highest"):
+        table.add_column(name, justify="right", no_wrap=True)
+    random = [index for index, name in enumerate(curve.orders) if name == "random"]
+    for step, count in enumerate(curve.n_pruned.tolist()):
+        cells = [
+            f"{float(curve.metric[index, step]):.2f} ({float(curve.accuracy[index, step]):.2f})"
+            for index in range(len(_named(curve)))
+        ]
+        metric, accuracy = curve.metric[random, step].tolist(), curve.accuracy[random, step].tolist()
+        spans = [f"{min(values):.2f} to {max(values):.2f}" for values in (metric, accuracy) if values]
+        table.add_row(f"{count} ({count / curve.n_heads:.0%})", *cells, f"{spans[0]} ({spans[1]})" if spans else "–")
+    table.add_row("chance", f"{curve.chance_metric:.2f} ({curve.chance_accuracy:.2f})")
+    return table
+
+
+def _areas(curve: PruningCurve) -> list[str]:
+    if "random" not in curve.orders:
+        return []
+    found = {name: curve.area_between(name) for name in _named(curve)}
+    return [
+        f"area between {name} and random: {area['area']:+z.2f} {curve.unit} (single random orders "
+        f"{area['lowest random']:+z.2f} to {area['highest random']:+z.2f})"
+        for name, area in found.items()
+    ]
+
+
+def _number(value: float) -> str:
+    return "–" if value != value else f"{value:z.2f}"
