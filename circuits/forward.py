@@ -70,9 +70,9 @@ def answer_logits(
     """Logits at one position of each row, in float32 on the CPU. Padding on the right needs no mask: it comes later."""
     wanted = positions.unique()
     column = torch.searchsorted(wanted, positions)
-    keep = _accepts(model, "logits_to_keep")
+    keep = accepts(model, "logits_to_keep")
     options: dict[str, Any] = {"logits_to_keep": wanted.to(model.device)} if keep else {}
-    if _accepts(model, "use_cache"):
+    if accepts(model, "use_cache"):
         options["use_cache"] = False
     with watch(model, *participants) if participants else nullcontext():
         logits: Tensor = model.hf(input_ids=tokens.to(model.device), **options).logits
@@ -80,7 +80,8 @@ def answer_logits(
     return logits[torch.arange(len(tokens), device=logits.device), chosen.to(logits.device)].float().cpu()
 
 
-def _accepts(model: Model, name: str) -> bool:
+def accepts(model: Model, name: str) -> bool:
+    """Whether the Hugging Face model takes this keyword, such as ``logits_to_keep``."""
     return name in inspect.signature(model.hf.forward).parameters
 
 

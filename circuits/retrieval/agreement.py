@@ -1,0 +1,130 @@
+"""How far methods agree on which heads matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import comb
+from typing import ClassVar
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.effects import rank_correlation
+from interp.errors import InputError
+from interp.provenance import Provenance
+from interp.saved_result import SavedResult
+
+
+def top_jaccard(left: Float[Tensor, "layer head"], right: Float[Tensor, "layer head"], k: int) -> float:
+    """Jaccard overlap ``|a & b| / |a | b|`` of the `k` highest heads of two methods, in [0, 1].
+
+    Heads that tie with the k-th are taken in part: each set is a weighting of heads that sums to `k`, and overlap and
+    union are sums of smaller and larger weights, so that no arbitrary order of equal heads decides.
+
+    Example:
+        >>> top_jaccard(torch.tensor([[3.0, 2.0, 1.0, 0.0]]), torch.tensor([[3.0, 0.0, 2.0, 1.0]]), 2)
+        0.3333333333333333
+    """
+    one, other = _membership(left, k), _membership(right, k)
+    return float(torch.minimum(one, other).sum() / torch.maximum(one, other).sum())
+
+
+def chance_jaccard(k: int, n_heads: int) -> float:
+    """Expected Jaccard overlap of two independent random sets of `k` among `n_heads` heads.
+
+    Example:
+        >>> round(chance_jaccard(1, 4), 6)
+        0.25
+    """
+    pairs = ((m, comb(k, m) * comb(n_heads - k, k - m) / comb(n_heads, k)) for m in range(k + 1))
+    return sum(weight * m / (2 * k - m) for m, weight in pairs)
+
+
+def _membership(scores: Float[Tensor, "layer head"], k: int) -> Float[Tensor, " all"]:
+    values = scores.double().flatten().nan_to_num(-torch.inf)
+    last = values.topk(k).values[-1]
+    above, tied = (values > last).double(), (values == last).double()
+    return above + tied * (k - above.sum()) / tied.sum()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Agreement(SavedResult):
+    """Agreement of every pair of methods.
+
+    Arguments, beside those of `SavedResult`:
+        methods: their names.
+        spearman: rank correlation over the heads that both measured, `[method, method]`, in [-1, 1]; NaN where a
+            method gives all heads one score. 0 by chance, with a standard deviation of ``1 / sqrt(n_heads - 1)``.
+        jaccard: overlap of the `k` highest heads, `[method, method]`, in [0, 1]; `chance` is that of random sets.
+        k: size of these sets.
+        n_heads: heads that every method measured.
+    """
+
+    KIND: ClassVar[str] = "agreement"
+
+    methods: tuple[str, ...]
+    spearman: Float[Tensor, "method method"]
+    jaccard: Float[Tensor, "method method"]
+    k: int
+    n_heads: int
+
+    @property
+    def chance(self) -> float:
+        """Expected Jaccard overlap of two random sets of `k` heads."""
+        return chance_jaccard(self.k, self.n_heads)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per pair of methods."""
+        pairs = [(i, j) for i in range(len(self.methods)) for j in range(i + 1, len(self.methods))]
+        return pd.DataFrame(
+            {
+                "method": [self.methods[i] for i, _ in pairs],
+                "other": [self.methods[j] for _, j in pairs],
+                "spearman": [float(self.spearman[i, j]) for i, j in pairs],
+                "spearman chance sd": (self.n_heads - 1) ** -0.5,
+                "jaccard": [float(self.jaccard[i, j]) for i, j in pairs],
+                "jaccard chance": self.chance,
+                "k": self.k,
+            }
+        )
+
+    def __repr__(self) -> str:
+        return f"Agreement({', '.join(self.methods)}; top {self.k} of {self.n_heads} heads)"
+
+
+def agreement(
+    scores: Mapping[str, Float[Tensor, "layer head"]], *, provenance: Provenance, k: int | None = None
+) -> Agreement:
+    """Compare the rankings of several methods on one model.
+
+    Arguments:
+        scores: by method; higher means more retrieval. NaN where a method measured nothing.
+        k: size of the sets of highest heads; None for a tenth of the heads, at least one.
+
+    Raises:
+        InputError: fewer than two methods, different shapes, or a `k` that leaves nothing to choose.
+    """
+    shapes = {tuple(values.shape) for values in scores.values()}
+    if len(scores) < 2 or len(shapes) != 1:
+        raise InputError(
+            f"Agreement needs at least two methods on heads of one model; got {list(scores)} with shapes "
+            f"{sorted(shapes)}."
+        )
+    values = list(scores.values())
+    n_heads = int((~torch.stack(values).isnan()).all(0).sum())
+    k = max(1, round(0.1 * n_heads)) if k is None else k
+    if not 1 <= k < n_heads:
+        raise InputError(f"k={k} of {n_heads} heads measured by every method; expected 1 to {n_heads - 1}.")
+    return Agreement(
+        name="agreement of methods",
+        unit="",
+        provenance=provenance,
+        methods=tuple(scores),
+        spearman=torch.tensor([[rank_correlation(a, b) for b in values] for a in values]),
+        jaccard=torch.tensor([[top_jaccard(a, b, k) for b in values] for a in values]),
+        k=k,
+        n_heads=n_heads,
+    )

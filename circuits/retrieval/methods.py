@@ -1,0 +1,174 @@
+"""Every method on one model and one text, so that their rankings can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.forward import check_language_model
+from circuits.retrieval.duo import duo_gates, duo_surrogate
+from circuits.retrieval.haystack import NEEDLES, Needle, NeedlePrompt, needle_prompts, random_needle_prompts
+from circuits.retrieval.needle import Scoring, needle_heads
+from circuits.retrieval.qrhead import qr_examples, qr_heads
+from circuits.retrieval.razor import razor_heads
+from interp.analyzers.distant_mass import DistantMass
+from interp.analyzers.local_heads import LocalHeads
+from interp.errors import InputError
+from interp.model.model import Model
+from interp.results import HeadScores
+from interp.scanning import scan
+
+LONGEST, ANSWER_ROOM = 2048, 64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RetrievalData:
+    """What the methods are run on.
+
+    Attributes:
+        haystack: a long text; None for random tokens.
+        prompts: needles in that text, at several depths and lengths.
+        window: sinks and recent keys for the methods that have them; empty for each method's own.
+        scoring: of the needle protocol.
+        steps: of the optimised gates.
+        seed, progress: for every method.
+    """
+
+    model: Model
+    haystack: str | None
+    needles: Sequence[Needle]
+    prompts: list[NeedlePrompt]
+    window: Mapping[str, int]
+    scoring: Scoring
+    steps: int
+    seed: int
+    progress: bool | None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"seed": self.seed, "progress": self.progress}
+
+
+def retrieval_heads(
+    model: Model,
+    methods: Sequence[str] = ("needle", "razor", "distant-mass"),
+    *,
+    haystack: str | None = None,
+    needles: Sequence[Needle] = NEEDLES,
+    lengths: Sequence[int] | None = None,
+    n_depths: int = 5,
+    sink: int | None = None,
+    recent: int | None = None,
+    scoring: Scoring = "teacher-forced",
+    steps: int = 2000,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> dict[str, HeadScores]:
+    """Score the heads of a model by several methods on the same needles.
+
+    Arguments:
+        methods: names out of `METHODS`.
+        haystack: a long text; None for random tokens, in which needles are found by literal match only (and which
+            "qrhead" cannot use).
+        needles: for a haystack of text.
+        lengths: tokens of the prompts; None for a quarter, half and the whole of the context, at most 2048 tokens.
+        n_depths: places of each needle, evenly spaced from start to end.
+        sink, recent: window of streaming heads; None for each method's own.
+        scoring, steps: of "needle" and "duo-gates".
+
+    Returns:
+        By method, in the order given. `agreement(rankings(...))` compares them.
+
+    Raises:
+        InputError: an unknown method, or what the methods themselves refuse.
+    """
+    check_language_model(model)
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods or len(set(methods)) < len(methods) or n_depths < 1:
+        raise InputError(
+            f"Methods {list(methods)} with {n_depths} depths: expected at least one depth, and each method once out of "
+            f"{', '.join(METHODS)}."
+        )
+    depths = [index / (n_depths - 1) for index in range(n_depths)] if n_depths > 1 else [0.5]
+    if lengths is None:
+        longest = min(model.n_ctx or LONGEST, LONGEST) - ANSWER_ROOM
+        lengths = [longest // 4, longest // 2, longest]
+    if haystack is None:
+        prompts = random_needle_prompts(model, lengths=lengths, depths=depths, n_needles=len(needles), seed=seed)
+    else:
+        prompts = needle_prompts(model, haystack, needles, lengths=lengths, depths=depths)
+    window = {name: size for name, size in (("sink", sink), ("recent", recent)) if size is not None}
+    data = RetrievalData(
+        model=model, haystack=haystack, needles=needles, prompts=prompts, window=window, scoring=scoring, steps=steps,
+        seed=seed, progress=progress,
+    )  # fmt: skip
+    return {name: METHODS[name](data) for name in methods}
+
+
+def rankings(found: Mapping[str, HeadScores]) -> dict[str, Float[Tensor, "layer head"]]:
+    """By method, numbers that are higher for heads in more need of the far context; the soft needle score comes too."""
+    ranked: dict[str, Tensor] = {}
+    for name, scores in found.items():
+        ranked[name] = -scores.scores if name == "local-heads" else scores.scores
+        if name == "needle":
+            ranked["needle, soft"] = scores.columns["soft"]
+    return ranked
+
+
+def _needle(data: RetrievalData) -> HeadScores:
+    return needle_heads(data.model, data.prompts, scoring=data.scoring, **data.options)
+
+
+def _razor(data: RetrievalData) -> HeadScores:
+    return razor_heads(data.model, **data.options)
+
+
+def _qrhead(data: RetrievalData) -> HeadScores:
+    if data.haystack is None:
+        raise InputError("qrhead needs passages of text to tell apart. Give a haystack, or leave qrhead out.")
+    return qr_heads(data.model, qr_examples(data.haystack, data.needles, seed=data.seed), **data.options)
+
+
+def _distant_mass(data: RetrievalData) -> HeadScores:
+    return _scanned(data, DistantMass(**data.window))
+
+
+def _local_heads(data: RetrievalData) -> HeadScores:
+    return _scanned(data, LocalHeads(**data.window))
+
+
+def _scanned(data: RetrievalData, analyzer: DistantMass | LocalHeads) -> HeadScores:
+    """An analyzer on the longest prompt of every needle."""
+    longest: dict[str, NeedlePrompt] = {}
+    for prompt in data.prompts:
+        known = longest.get(prompt.name)
+        if known is None or prompt.answer_start > known.answer_start:
+            longest[prompt.name] = prompt
+    batch = data.model.pad([prompt.tokens.tolist() for prompt in longest.values()])
+    found = scan(data.model, batch, [analyzer], batch_size=1, seed=data.seed, progress=data.progress)[analyzer.name]
+    assert isinstance(found, HeadScores)
+    return found
+
+
+def _duo_surrogate(data: RetrievalData) -> HeadScores:
+    return duo_surrogate(data.model, data.prompts, **data.window, **data.options)
+
+
+def _duo_gates(data: RetrievalData) -> HeadScores:
+    return duo_gates(data.model, data.prompts, steps=data.steps, **data.window, **data.options)
+
+
+METHODS: Mapping[str, Callable[[RetrievalData], HeadScores]] = {
+    "needle": _needle,
+    "razor": _razor,
+    "distant-mass": _distant_mass,
+    "local-heads": _local_heads,
+    "qrhead": _qrhead,
+    "duo-surrogate": _duo_surrogate,
+    "duo-gates": _duo_gates,
+}
+"""Every method by its name."""

@@ -1,0 +1,116 @@
+"""QRHead and RazorAttention: hand-made tensors, a circuit with known heads, and full maps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import interp
+from circuits.retrieval import NEEDLES, QRExample, qr_examples, qr_heads, razor_heads
+from circuits.retrieval.qrhead import NULL_QUERY, _prompt, chance_ndcg, document_scores, ndcg
+from interp.errors import InputError
+from interp.model.model import Model
+from tests.circuits.test_retrieval_needle import story
+from tests.hand_weighted import induction_model, letters_tokenizer
+
+
+@pytest.fixture(scope="module")
+def stories(stories260k: Path) -> Model:
+    return interp.load(stories260k)
+
+
+def test_mass_minus_null_mass_is_the_score() -> None:
+    real = torch.tensor([[0.1, 0.2, 0.0, 0.05]])
+    null = torch.tensor([[0.05, 0.05, 0.0, 0.05]])
+    scores = document_scores(real - null, [(0, 2), (2, 4)])
+    torch.testing.assert_close(scores, torch.tensor([[0.2, 0.0]]))
+
+
+def test_tokens_far_below_their_document_are_dropped() -> None:
+    tokens = torch.tensor([1.0] * 9 + [-9.0])
+    # Mean 0, unbiased deviation sqrt(90 / 9) = 3.162: -9 lies below -6.32.
+    assert float(document_scores(tokens, [(0, 10)])) == 9
+    torch.testing.assert_close(document_scores(tokens + 5, [(0, 10)]), torch.tensor([9 + 5.0 * 9]))
+
+
+def test_one_token_and_equal_tokens_stay() -> None:
+    tokens = torch.tensor([0.5, 0.25, 0.25])
+    assert document_scores(tokens, [(0, 1), (1, 3)]).tolist() == [0.5, 0.5]
+
+
+def test_permuted_documents_permute_their_scores() -> None:
+    tokens = torch.randn(2, 3, 30)
+    spans = [(0, 10), (10, 18), (18, 30)]
+    order = [2, 0, 1]
+    torch.testing.assert_close(
+        document_scores(tokens, [spans[i] for i in order]), document_scores(tokens, spans)[..., order]
+    )
+
+
+def test_ndcg_and_its_chance() -> None:
+    assert float(ndcg(torch.tensor([0.9, 0.1, 0.5]), [0])) == 1
+    both = ndcg(torch.tensor([0.9, 0.1, 0.5]), [0, 1])
+    assert float(both) == pytest.approx((1 + 0.5) / (1 + 1 / torch.tensor(3.0).log2().item()))
+    assert float(ndcg(-torch.arange(12.0), [11])) == 0  # behind the tenth place
+    assert ndcg(torch.tensor([0.5, torch.nan]), [0]).isnan()
+    drawn = torch.rand(4000, 5, generator=torch.Generator().manual_seed(0))
+    assert float(ndcg(drawn, [1, 3]).mean()) == pytest.approx(chance_ndcg(5, 2), abs=0.01)
+
+
+def slow(model: Model, example: QRExample) -> Tensor:
+    """Calibrated document scores from full maps."""
+    means = []
+    for query in (example.query, NULL_QUERY):
+        prompt = _prompt(model, example, query)
+        maps = interp.capture_patterns(model, prompt.tokens).patterns
+        means.append(torch.cat([maps[layer] for layer in range(model.n_layers)])[:, :, prompt.question_start :].mean(2))
+    calibrated = means[0][..., : prompt.question_start] - means[1][..., : prompt.question_start]
+    return document_scores(calibrated, prompt.documents)
+
+
+def test_a_real_model_against_full_maps(stories: Model) -> None:
+    examples = qr_examples(story(), NEEDLES[:2], n_documents=3, sentences=2, seed=1)
+    assert NEEDLES[0].text in examples[0].documents[examples[0].gold[0]]
+    found = qr_heads(stories, examples)
+    expected = torch.stack([slow(stories, example)[..., example.gold[0]] for example in examples]).mean(0)
+    torch.testing.assert_close(found.scores.float(), expected, atol=1e-5, rtol=0)
+    ranked = qr_heads(stories, examples, measure="ndcg")
+    torch.testing.assert_close(ranked.columns["mass"], found.scores)
+    assert ranked.chance == pytest.approx(chance_ndcg(3, 1))
+
+
+def test_documents_are_found_where_they_were_written(stories: Model) -> None:
+    same = QRExample(documents=("Tom was happy.",) * 2, query="Who?", gold=(1,))
+    first, second = _prompt(stories, same, same.query).documents
+    assert first[1] <= second[0] and second[1] - second[0] == first[1] - first[0]
+
+
+def test_a_question_like_the_null_query_scores_nothing(stories: Model) -> None:
+    example = QRExample(documents=("Tom was happy.", "Lily was sad."), query=NULL_QUERY, gold=(0,))
+    assert float(qr_heads(stories, [example]).scores.abs().max()) < 1e-6
+
+
+def test_what_cannot_be_ranked_is_refused(stories: Model) -> None:
+    with pytest.raises(InputError, match="at least one gold document"):
+        QRExample(documents=("a", "b"), query="q", gold=(0, 1))
+    with pytest.raises(InputError, match="sentences need"):
+        qr_examples("One sentence.", NEEDLES)
+    with pytest.raises(InputError, match="0 examples"):
+        qr_heads(stories, [])
+
+
+def test_razor_attention_keeps_the_induction_head_set_by_hand(tmp_path: Path) -> None:
+    model = interp.load(induction_model(), letters_tokenizer(tmp_path))
+    found = razor_heads(model, block=20)
+    assert found["L1H1"] == pytest.approx(1, abs=1e-3)
+    assert found.columns["retrieval"].tolist() == [[0, 0], [0, 1]]
+    assert found.notes["block"] == 20 and found.chance is not None and found.chance < 0.05
+    everything = razor_heads(model, block=20, induction_share=0.0, echo_share=1.0)
+    assert everything.columns["retrieval"].all()
+
+
+def test_razor_attention_chooses_groups(stories: Model) -> None:
+    found = razor_heads(stories, block=50)
+    assert torch.equal(found.scores[:, ::2], found.scores[:, 1::2])
+    assert int(found.columns["retrieval"].sum()) == 2 * round(0.14 * 20)
