@@ -99,9 +99,9 @@ def _weights(attention: torch.nn.Module, head: int) -> tuple[torch.Tensor, ...]:
     return (*parts, attention.c_proj.weight[inside])
 
 
-def letters_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """A fast tokenizer with `N_TOKENS` one-letter words, the first of them a BOS that it puts in front."""
-    vocabulary = {"<s>": 0} | {f"w{index}": index for index in range(1, N_TOKENS)}
+def letters_tokenizer(directory: Path, n_tokens: int = N_TOKENS) -> PreTrainedTokenizerBase:
+    """A fast tokenizer with `n_tokens` one-letter words, the first of them a BOS that it puts in front."""
+    vocabulary = {"<s>": 0} | {f"w{index}": index for index in range(1, n_tokens)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<s>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
