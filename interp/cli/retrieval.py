@@ -1,0 +1,158 @@
+"""`interp retrieval`: heads that fetch from far away, by several methods, and how far these agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli.options import (
+    CsvOption,
+    DebugOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    SeedOption,
+    check_targets,
+    load_model,
+    reported_warnings,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from circuits.retrieval import Agreement
+    from interp.results import HeadScores
+
+
+def retrieval(
+    model: ModelOption = "mini",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help="needle, razor, distant-mass, local-heads, qrhead, duo-surrogate or duo-gates; can be repeated. "
+            "Default: needle, razor and distant-mass.",
+        ),
+    ] = None,
+    haystack: Annotated[
+        Path | None, typer.Option("--haystack", help="A long text to hide needles in; random tokens without it.")
+    ] = None,
+    length: Annotated[list[int] | None, typer.Option("--length", help="Tokens of a prompt; can be repeated.")] = None,
+    depths: Annotated[int, typer.Option("--depths", help="Places of each needle, from start to end.")] = 5,
+    scoring: Annotated[str, typer.Option("--scoring", help="teacher-forced or decode, for needle.")] = "teacher-forced",
+    sink: Annotated[int | None, typer.Option("--sink", help="First keys of a streaming head.")] = None,
+    recent: Annotated[int | None, typer.Option("--recent", help="Latest keys of a streaming head.")] = None,
+    steps: Annotated[int, typer.Option("--steps", help="Steps of duo-gates.")] = 2000,
+    top: Annotated[int, typer.Option("--top", min=1, help="Heads shown.")] = 10,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    json: JsonOption = None,
+    csv: CsvOption = None,
+    save: Annotated[Path | None, typer.Option("--save", help="Directory; one result per method in it.")] = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Score every head by how much it fetches from far away, by several methods side by side.
+
+    Example: interp retrieval --model mini --method needle --method razor
+    """
+    from circuits.retrieval import agreement, rankings, retrieval_heads
+    from interp.cli.export import scores_document, to_json
+
+    check_targets(json, csv)
+    text = None if haystack is None else _read(haystack)
+    methods = method or ["needle", "razor", "distant-mass"]
+    with reported_warnings(quiet=quiet, debug=debug):
+        found = retrieval_heads(
+            load_model(model, device, dtype),
+            methods,
+            haystack=text,
+            lengths=length,
+            n_depths=depths,
+            sink=sink,
+            recent=recent,
+            scoring=scoring,  # pyright: ignore[reportArgumentType]
+            steps=steps,
+            seed=seed,
+            progress=False if quiet else None,
+        )
+    ranked = rankings(found)
+    agreed = agreement(ranked, provenance=found[methods[0]].provenance) if len(ranked) > 1 else None
+    if save is not None:
+        for name, scores in found.items():
+            scores.save(save / name)
+        if agreed is not None:
+            agreed.save(save / "agreement")
+    frame = _frame(found)
+    if json is not None:
+        document: dict[str, Any] = {"methods": {name: scores_document(scores) for name, scores in found.items()}}
+        document["agreement"] = [] if agreed is None else agreed.to_frame().to_dict("records")
+        write_text(to_json(document), json)
+    if csv is not None:
+        write_text(frame.to_csv(index=False), csv)
+    if "-" not in (json, csv):
+        _print(found, frame.head(top), agreed)
+
+
+def _read(path: Path) -> str:
+    from interp.errors import InputError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as UTF-8 text ({error}). Give a text file.") from error
+
+
+def _frame(found: dict[str, HeadScores]) -> pd.DataFrame:
+    """One row per head and one column per method, highest by the first method first."""
+    import pandas as pd
+
+    first, *_ = found.values()
+    heads = {
+        "layer": [head.layer for head in first.heads],
+        "head": [head.head for head in first.heads],
+        "label": [head.label for head in first.heads],
+    }
+    frame = pd.DataFrame(heads | {name: scores.scores.flatten().tolist() for name, scores in found.items()})
+    return frame.sort_values(next(iter(found)), ascending=False, kind="stable", na_position="last")
+
+
+def _print(found: dict[str, HeadScores], frame: pd.DataFrame, agreed: Agreement | None) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from interp.cli.console import console
+
+    def number(value: float) -> str:
+        return "–" if value != value else f"{value:.3g}"
+
+    first, *_ = found.values()
+    table = Table(
+        title=f"Heads by {first.name}",
+        box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    table.add_column("head", no_wrap=True)
+    for name in found:
+        table.add_column(name, justify="right")
+    for row in frame.to_dict("records"):
+        table.add_row(row["label"], *(number(row[name]) for name in found))
+    chances = (scores.chance for scores in found.values())
+    table.add_row("chance", *(number(chance) if isinstance(chance, float) else "" for chance in chances))
+    out = console()
+    out.print(table)
+    if agreed is not None:
+        for pair in agreed.to_frame().to_dict("records"):
+            out.print(
+                f"{pair['method']} and {pair['other']}: rank correlation {pair['spearman']:+z.2f} (chance 0 +- "
+                f"{pair['spearman chance sd']:.2f}), overlap of the top {pair['k']} {pair['jaccard']:.2f} "
+                f"(chance {pair['jaccard chance']:.2f})"
+            )
+    for warning in dict.fromkeys(text for scores in found.values() for text in scores.provenance.warnings):
+        out.print(f"warning: {warning}")
+    out.print(first.provenance.summary)

@@ -1,0 +1,46 @@
+"""`interp retrieval`: the table, the formats, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from circuits.retrieval import Agreement
+from interp.results import HeadScores
+from tests.cli.conftest import Command
+
+OPTIONS = ("--method", "needle", "--method", "razor", "--length", "60", "--depths", "2", "--quiet")
+
+
+def test_the_table_puts_the_retrieval_head_first(command: Command, circuit_directory: Path) -> None:
+    code, out, err = command("retrieval", "--model", circuit_directory, *OPTIONS)
+    assert (code, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    heads = [line[0] for line in lines if line and line[0].startswith("L")]
+    assert heads[0] == "L1H1" and len(heads) == 4
+    assert "needle and razor: rank correlation" in out and "(chance 0.25)" in out
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_json_csv_and_saved_results_agree(command: Command, circuit_directory: Path, tmp_path: Path) -> None:
+    csv, saved = tmp_path / "heads.csv", tmp_path / "saved"
+    targets = ("--json", "-", "--csv", csv, "--save", saved)
+    code, out, _ = command("retrieval", "--model", circuit_directory, *OPTIONS, *targets)
+    document = json.loads(out, parse_constant=pytest.fail)
+    assert code == 0 and set(document["methods"]) == {"needle", "razor"}
+    assert len(document["agreement"]) == 3
+    frame = pd.read_csv(csv)
+    assert frame["label"].tolist()[0] == "L1H1" and frame["needle"].tolist() == [1, 0, 0, 0]
+    assert HeadScores.load(saved / "needle")["L1H1"] == 1
+    assert Agreement.load(saved / "agreement").methods == ("needle", "needle, soft", "razor")
+
+
+def test_mistakes_are_one_sentence(command: Command, circuit_directory: Path, tmp_path: Path) -> None:
+    for arguments, message in (
+        (("--method", "magic"), "each method once out of needle, razor"),
+        (("--haystack", tmp_path / "none.txt"), "cannot be read as UTF-8 text"),
+        (("--method", "qrhead", "--length", "60"), "qrhead needs passages of text"),
+    ):
+        code, out, err = command("retrieval", "--model", circuit_directory, *arguments)
+        assert code == 2 and out == "" and message in err
