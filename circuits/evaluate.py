@@ -186,7 +186,7 @@ def wilson(outcomes: np.ndarray, z: float = 1.959964) -> tuple[float, float]:
     n, share = len(outcomes), outcomes.mean()
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    return float(max(0.0, min(share, centre - half))), float(min(1.0, max(share, centre + half)))
 
 
 def bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:

@@ -59,7 +59,9 @@ class Docstring(TextTask):
 
     def __post_init__(self) -> None:
         if self.corruption not in CORRUPTIONS:
-            raise InputError(f"Unknown corruption {self.corruption!r} of docstring; choose from {', '.join(CORRUPTIONS)}.")
+            raise InputError(
+                f"Unknown corruption {self.corruption!r} of docstring; choose from {', '.join(CORRUPTIONS)}."
+            )
 
     @property
     def chance(self) -> float:
@@ -107,7 +109,9 @@ class Docstring(TextTask):
 
     def complete(self, prompts: TaskPrompts, tokenizer: PreTrainedTokenizerBase) -> TaskPrompts:  # noqa: ARG002
         """The six arguments, and which of them is right."""
-        choices = torch.stack([prompts.clean.gather(1, prompts.positions[name][:, None])[:, 0] for name in ARGUMENTS], 1)
+        choices = torch.stack(
+            [prompts.clean.gather(1, prompts.positions[name][:, None])[:, 0] for name in ARGUMENTS], 1
+        )
         sign = torch.tensor([1.0 if name == "C_def" else -1.0 for name in ARGUMENTS]).expand(len(prompts), -1)
         return replace(prompts, choices=choices, choice_sign=sign)
 

@@ -199,7 +199,9 @@ def _readers() -> tuple[tuple[re.Pattern[str], Attribute], ...]:
     found = []
     for attribute in ATTRIBUTES:
         for statement in attribute.statements:
-            pattern = re.escape(statement).replace(r"\{NAME\}", r"(?P<NAME>\w+)").replace(r"\{VALUE\}", r"(?P<VALUE>\w+)")
+            pattern = (
+                re.escape(statement).replace(r"\{NAME\}", r"(?P<NAME>\w+)").replace(r"\{VALUE\}", r"(?P<VALUE>\w+)")
+            )
             found.append((re.compile(pattern), attribute))
     return tuple(found)
 

@@ -101,9 +101,7 @@ class Passage(TextTask):
             subject = random.choice(known if self.condition == "contradicted" else names)
             yield self._example(subject, attribute, names, random, split)
 
-    def _example(
-        self, subject: str, attribute: Attribute, names: Sequence[str], random: Random, split: str
-    ) -> Example:
+    def _example(self, subject: str, attribute: Attribute, names: Sequence[str], random: Random, split: str) -> Example:
         holder = random.choice([name for name in names if name != subject]) if self.condition == "absent" else subject
         usual, value = usual_value(subject, attribute), draw_value(holder, attribute, random, split)
         if self.condition == "supported":
@@ -228,6 +226,4 @@ def _summarised(names: Sequence[str], random: Random, split: str) -> MarkedText:
     usual = [(attribute, usual_value(subject, attribute)) for attribute in ABOUT_PEOPLE if attribute not in told]
     memory = [Fact(subject, attribute, value) for attribute, value in usual if value][:UNSUPPORTED_SENTENCES]
     summary = "".join(f" {fact.sentence()}" for fact in [*facts, *memory])
-    return MarkedText.join(
-        [(f"Passage: {passage}", False), (SUMMARY.format(subject), False), (f"{summary}\n", True)]
-    )
+    return MarkedText.join([(f"Passage: {passage}", False), (SUMMARY.format(subject), False), (f"{summary}\n", True)])

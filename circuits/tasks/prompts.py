@@ -34,7 +34,7 @@ class TaskPrompts:
     texts: tuple[str, ...]
     corrupted_texts: tuple[str, ...]
     answers: Int[Tensor, "prompt answer"] | None = None
-    """All tokens of answers that are longer than one, the first of which is `answer`; -1 after the end of a short one."""
+    """All tokens of answers of several, the first of which is `answer`; -1 after the end of a shorter one."""
     choices: Int[Tensor, "prompt choice"] | None = None
     """Tokens of a metric over many answers (the 100 two-digit numbers of greater-than)."""
     choice_sign: Float[Tensor, "prompt choice"] | None = None

@@ -151,7 +151,10 @@ def test_registry_names_are_unique() -> None:
         (lambda tokenizer: get_task("ioi", corruption="s3"), "Unknown corruption 's3' of ioi; choose from s2_random"),
         (lambda tokenizer: get_task("ioi", colour="red"), "The task 'ioi' does not take these options"),
         (lambda tokenizer: get_task("relations", relation="x"), "Unknown relation 'x'; choose from country-capital"),
-        (lambda tokenizer: get_task("passage", condition="x"), "Unknown condition 'x' of passage; choose from supported"),
+        (
+            lambda tokenizer: get_task("passage", condition="x"),
+            "Unknown condition 'x' of passage; choose from supported",
+        ),
         (lambda tokenizer: get_task("docstring", corruption="x"), "Unknown corruption 'x' of docstring; choose from"),
         (lambda tokenizer: get_task("needle", length=(9, 3)), "length must be .fewest, most. tokens"),
         (lambda tokenizer: get_task("needle", depth=2.0), "depth must be between 0 and 1, got 2.0"),
