@@ -17,6 +17,11 @@ from interp.errors import ModelNotSupported
 
 DISCOVERY = "interp-discovery"
 
+# What a forward pass raises that cannot do with its inputs or its attention function.
+FORWARD_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError
+)  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class _Run:
@@ -47,7 +52,7 @@ def discover_sites(hf: PreTrainedModel, inputs: dict[str, Tensor]) -> SiteMap:
             hf(**inputs)
         runs = list(_runs)
         started = Counter(_started)
-    except Exception as error:  # whatever a model raises when its attention function is exchanged
+    except FORWARD_ERRORS as error:
         raise _refusal(hf, inputs, error) from error
     finally:
         for handle in handles:
@@ -74,7 +79,7 @@ def _refusal(hf: PreTrainedModel, inputs: dict[str, Tensor], error: Exception) -
     try:
         with torch.no_grad():
             hf(**inputs)
-    except Exception as own:  # likewise
+    except FORWARD_ERRORS as own:
         return ModelNotSupported(
             f"{name} failed the trial run: on {', '.join(inputs)} it raises {type(own).__name__}: {own}. "
             "interp does not know which inputs this architecture takes; please report it."
