@@ -114,7 +114,8 @@ def sequences(
 
 
 def _texts(source: str, column: str | None, **options: Any) -> Iterator[str]:
-    import datasets
+    import datasets.config
+    import datasets.exceptions
 
     # What is streamed is never in the local cache, and without a network there is nothing else.
     streaming = "data_files" in options or not datasets.config.HF_HUB_OFFLINE
