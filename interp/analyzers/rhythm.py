@@ -90,7 +90,6 @@ class WindowedDistance(Analyzer):
     """
 
     name: ClassVar[str] = "windowed-distance"
-    one_text: ClassVar[bool] = True
     window: int = 10
 
     def reader(self, shape: Shape) -> AnalyzerReader:
@@ -126,7 +125,6 @@ class FutureInfluence(Analyzer):
     """
 
     name: ClassVar[str] = "future-influence"
-    one_text: ClassVar[bool] = True
     nearest: int = 10
     farthest: int = 50
     first_query: int = 0

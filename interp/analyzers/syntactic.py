@@ -127,7 +127,7 @@ class _WordMaps(Reader):
 
     def start(self, words: Int[Tensor, "batch token"]) -> None:
         """Take the words of the next batch's tokens."""
-        self.key_words = membership(words, int(words.max()) + 1)
+        self.key_words = membership(words, int(words.max().clamp_min(0)) + 1)
         self.query_words = self.key_words / self.key_words.sum(1, keepdim=True).clamp_min(1)
         self.maps: dict[int, Float[Tensor, "batch head word word"]] = {}
         self.sees: dict[int, Bool[Tensor, "batch word word"]] = {}
