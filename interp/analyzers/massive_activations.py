@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -68,31 +69,31 @@ def massive_entries(activations: TokenMap) -> pd.DataFrame:
         One row per token and dimension, largest magnitude first: key, token, dim, value (the largest), ratio (its
         magnitude over its layer's median), first_layer, last_layer.
     """
-    columns = ["key", "token", "dim", "value", "ratio", "first_layer", "last_layer"]
-    frame = pd.DataFrame([dict(entry) for entry in activations.notes["massive"]])
-    if frame.empty:
-        return pd.DataFrame(columns=columns)
+    groups: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for entry in activations.notes["massive"]:
+        groups.setdefault((entry["key"], entry["dim"]), []).append(entry)
     records: list[dict[str, Any]] = []
-    for (key, dim), group in frame.groupby(["key", "dim"]):
-        largest = group.loc[group["value"].abs().idxmax()]
+    for (key, dim), entries in groups.items():
+        largest = max(entries, key=lambda entry: abs(entry["value"]))
         records.append(
             {
-                "key": int(key),
-                "token": activations.tokens[int(key)],
-                "dim": int(dim),
-                "value": float(largest["value"]),
-                "ratio": ratio_to_median(largest["value"], activations.notes["medians"][int(largest["layer"])]),
-                "first_layer": int(group["layer"].min()),
-                "last_layer": int(group["layer"].max()),
+                "key": key,
+                "token": activations.tokens[key],
+                "dim": dim,
+                "value": largest["value"],
+                "ratio": ratio_to_median(largest["value"], activations.notes["medians"][largest["layer"]]),
+                "first_layer": min(entry["layer"] for entry in entries),
+                "last_layer": max(entry["layer"] for entry in entries),
             }
         )
-    found = pd.DataFrame(records, columns=columns)
-    return found.sort_values("value", key=abs, ascending=False, kind="stable", ignore_index=True)
+    records.sort(key=lambda record: -abs(record["value"]))
+    columns = ["key", "token", "dim", "value", "ratio", "first_layer", "last_layer"]
+    return pd.DataFrame(records, columns=columns)
 
 
 def ratio_to_median(value: float, median: float) -> float:
     """Magnitude of an activation over the median of its layer; infinite where most entries are 0."""
-    return abs(float(value)) / median if median > 0 else math.inf
+    return abs(value) / median if median > 0 else math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,7 @@ class SinkLink:
     correlation: float
     tokens: int
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, int | float]:
         """Field name to value."""
         return asdict(self)
 
@@ -142,13 +143,14 @@ def link_to_sinks(activations: TokenMap, sinks: TokenMap) -> SinkLink:
     n, n_sinks, n_massive = len(rate), int((rate > 0).sum()), int(is_massive.sum())
     both = int(((rate > 0) & is_massive).sum())
     varied = bool((rate != rate[0]).any() and (magnitude != magnitude[0]).any())
+    ranks: Any = spearmanr(rate.tolist(), magnitude.tolist()) if varied else None
     return SinkLink(
         sinks=n_sinks,
         massive=n_massive,
         both=both,
         expected=n_sinks * n_massive / n,
         p_value=float(hypergeom.sf(both - 1, n, n_massive, n_sinks)) if both else 1.0,
-        correlation=float(spearmanr(rate.tolist(), magnitude.tolist()).statistic) if varied else math.nan,
+        correlation=float(ranks.statistic) if varied else math.nan,
         tokens=n,
     )
 

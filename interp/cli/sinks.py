@@ -114,7 +114,7 @@ def _print(scores: HeadScores, tokens: TokenMap, massive: TokenMap, link: SinkLi
         out.print(line)
     out.print()
     out.print(_heads(scores, top))
-    out.print(_sink_tokens(sink_table(tokens), len(scores.heads), top))
+    out.print(_sink_tokens(sink_table(tokens), top))
     for line in (*_massive(massive, massive_entries(massive), top), *_link(link)):
         out.print(line)
     warnings = [f"warning: {sentence}" for sentence in scores.provenance.warnings]
@@ -146,18 +146,17 @@ def _heads(scores: HeadScores, top: int) -> Table:
     return _table("strongest heads", ("head", "alpha", "chance", *columns), rows)
 
 
-def _sink_tokens(found: pd.DataFrame, n_heads: int, top: int) -> Table | str:
+def _sink_tokens(found: pd.DataFrame, top: int) -> Table | str:
     from interp.tables import visible
 
     if found.empty:
         return "sink tokens: none\n"
     rows = [
-        [str(row.key), f"'{visible(row.token)}'", row.kind, f"{row.rate * n_heads:.0f}", _percent(row.rate),
-         ", ".join(str(layer) for layer in row.layers)]
-        for row in found.head(top).itertuples()
-    ]  # fmt: skip
+        [str(row["key"]), f"'{visible(row['token'])}'", row["kind"], _percent(row["rate"]), _listed(row["layers"])]
+        for row in found.head(top).to_dict("records")
+    ]
     shown = "" if len(found) <= top else f" ({top} of {len(found)})"
-    return _table(f"sink tokens{shown}", ("position", "token", "kind", "heads", "share", "layers"), rows)
+    return _table(f"sink tokens{shown}", ("position", "token", "kind", "share of heads", "layers"), rows)
 
 
 def _massive(massive: TokenMap, found: pd.DataFrame, top: int) -> list[str]:
@@ -173,9 +172,9 @@ def _massive(massive: TokenMap, found: pd.DataFrame, top: int) -> list[str]:
             f"{massive.notes['min_ratio']:g} times)"
         ]
     lines = [
-        f"  '{visible(row.token)}' (position {row.key}), dimension {row.dim}: {row.value:.0f}, {row.ratio:.0f} times "
-        f"the median, entering layers {row.first_layer} to {row.last_layer}"
-        for row in found.head(top).itertuples()
+        f"  '{visible(row['token'])}' (position {row['key']}), dimension {row['dim']}: {row['value']:.0f}, "
+        f"{row['ratio']:.0f} times the median, entering layers {row['first_layer']} to {row['last_layer']}"
+        for row in found.head(top).to_dict("records")
     ]
     return [f"massive activations: {len(found)} (token, dimension) pairs", *lines]
 
@@ -184,7 +183,7 @@ def _link(link: SinkLink) -> list[str]:
     if link.sinks == 0 or link.massive == 0:
         return []
     return [
-        f"of {link.sinks} sink tokens and {link.massive} tokens with massive activations, {link.both} are both "
+        f"tokens: sinks {link.sinks}, with massive activations {link.massive}, both {link.both} "
         f"({link.expected:.2g} expected by chance, p = {link.p_value:.2g}; rank correlation {link.correlation:.2f})"
     ]
 
@@ -202,6 +201,10 @@ def _table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) ->
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return ", ".join(str(layer) for layer in layers)
 
 
 def _percent(share: float) -> str:

@@ -53,13 +53,20 @@ def test_sink_tokens_and_massive_activations_are_listed(command: Command, tmp_pa
         hf.transformer.wte.weight[7, 3] = 4000.0
     letters_tokenizer(tmp_path)
     hf.save_pretrained(tmp_path)
-    code, out, _ = command("sinks", "w1 w7 w2", "--model", tmp_path)
+    text = " ".join(f"w{index}" for index in (1, 7, *range(8, 50)))
+    code, out, _ = command("sinks", text, "--model", tmp_path, "--epsilon", "0.08")
     assert code == 0
     words = " ".join(out.split())
     assert "w7' (position 2), dimension 3: 4000" in words and "entering layers 0 to 1" in words
     assert "sink tokens" in words and "<s>' special" in words
+    assert "with massive activations 1, both" in words
+
+
+def test_short_texts_come_with_a_warning(command: Command, circuit_directory: Path) -> None:
+    _, out, _ = command("sinks", "w1 w2 w3", "--model", circuit_directory)
+    words = " ".join(out.split())
     assert "warning: 1 of 1 texts have fewer than 32 tokens (the shortest 4)" in words
-    assert "1 tokens with massive activations" in words
+    assert "(chance 100.0 %)" in words
 
 
 def test_bad_epsilon_is_one_sentence(command: Command, circuit_directory: Path) -> None:
