@@ -1,0 +1,121 @@
+"""CMR: the published tables by hand, distances by hand, lag curves against a loop over full maps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import interp
+from interp.analyzers.cmr import CmrDistance, cmr_distances, fit_cmr, gaussian_distance
+from interp.analyzers.cmr_model import CmrGrid, association, cmr_grid, crp_of, grid_parameters, selected
+from interp.interventions.scale_heads import ScaleHeads
+from interp.model.model import Model
+from interp.results import HeadScores
+from interp.stimuli import repeated_tokens
+from tests.hand_weighted import induction_model, letters_tokenizer
+
+
+def crp(*setting: float, n_recalls: int = 20) -> Tensor:
+    return selected(crp_of(*map(float, setting), generator=torch.Generator().manual_seed(0), n_recalls=n_recalls))
+
+
+def test_association_is_the_published_matrix() -> None:
+    shift = torch.diag(torch.ones(9), 1).double()
+    published = torch.linalg.inv(torch.eye(10).double() - 0.3 * shift) @ shift
+    torch.testing.assert_close(association(0.7, 10), published)
+
+
+def test_closed_forms() -> None:
+    expected = torch.tensor([0, 0, 0, 0, 0, 0, 0.7017, 0.2105, 0.0632, 0.0189, 0.0057]).double()
+    torch.testing.assert_close(crp(0.7, 1, 0), expected, atol=5e-5, rtol=0)
+    assert crp(1, 1, 0)[6] == 1
+    fixed = crp(0.5, 0, 0)
+    torch.testing.assert_close(fixed, fixed.flip(0))
+
+
+def test_simulated_recalls_meet_the_closed_form() -> None:
+    """With gamma just above 0 nothing is exact any more, and nothing has changed."""
+    torch.testing.assert_close(crp(0.7, 1, 1e-9, n_recalls=100), crp(0.7, 1, 0), atol=0.01, rtol=0)
+
+
+def test_a_context_that_runs_backwards_recalls_backwards() -> None:
+    """gamma 1 puts the context before an item in its place: of the support, 8/3 of 4 lie at lags <= 0."""
+    assert crp(0.5, 1, 1)[:6].sum() == pytest.approx(2 / 3, abs=0.03)
+    assert crp(0.5, 1, 0)[:6].sum() == 0
+
+
+def test_the_shipped_table_is_what_the_recipe_gives() -> None:
+    grid = cmr_grid()
+    assert grid.crp.shape == (4620, 11)
+    torch.testing.assert_close(grid.crp.sum(-1), torch.ones(4620).double())
+    assert (grid.crp >= 0).all()
+    for index in (0, 1234, 4619):
+        setting = grid_parameters()[index].tolist()
+        again = crp_of(*setting, generator=torch.Generator().manual_seed(index))
+        torch.testing.assert_close(grid.crp[index], selected(again), atol=1e-6, rtol=1e-5)
+
+
+def test_distances_by_hand() -> None:
+    geometric = torch.zeros(11).double()
+    geometric[6:] = 0.7 * 0.3 ** torch.arange(5)
+    curves = torch.stack([geometric.flip(0), torch.eye(11)[6].double(), 3 * geometric + 0.2, torch.ones(11)])
+    settings = torch.stack([geometric, torch.eye(11)[5].double()])
+    distance, factor = cmr_distances(curves, settings)
+    assert distance[0, 0] == pytest.approx(2.4039, abs=1e-4)
+    assert distance[1, 1] == pytest.approx(2.2, abs=1e-9)
+    assert distance[2, 0] == pytest.approx(0, abs=1e-9) and factor[2, 0] == pytest.approx(3)
+    assert distance[3].isnan().all()
+
+
+def test_fit_finds_its_own_curves_and_ignores_scale_and_offset() -> None:
+    grid = cmr_grid()
+    picked = torch.tensor([17, 900, 4000])
+    fit = fit_cmr(0.3 * grid.crp[picked] + 0.1, grid)
+    assert fit.distance.max() < 1e-9
+    torch.testing.assert_close(fit.parameters, grid.parameters[picked])
+    one = CmrGrid(torch.zeros(1, 3), grid.crp[:1])
+    assert fit_cmr(torch.full((2, 11), 0.4), one).distance.isnan().all()
+
+
+def test_gaussian_baseline() -> None:
+    lags = torch.arange(-5, 6)
+    bump = 0.1 + 0.5 * torch.exp(-((lags - 1.0) ** 2) / 2)
+    assert gaussian_distance(bump) == pytest.approx(0, abs=1e-6)
+    assert gaussian_distance(torch.tensor([1.0, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1])) > 0.5
+
+
+@pytest.fixture(scope="module")
+def circuit(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return interp.load(induction_model(), letters_tokenizer(tmp_path_factory.mktemp("letters")))
+
+
+def scanned(model: Model, tokens: Tensor, **options: int) -> HeadScores:
+    found = interp.scan(model, tokens, [CmrDistance()], **options)["cmr"]
+    assert isinstance(found, HeadScores)
+    return found
+
+
+def test_the_induction_head_set_by_hand_is_sequential_chaining(circuit: Model) -> None:
+    tokens = repeated_tokens(circuit, seed=0, length=30, copies=2)
+    found = scanned(circuit, tokens)
+    assert found.columns["lag +1"][1, 1] > 0.999
+    assert found["L1H1"] == pytest.approx(0, abs=1e-4)
+    assert found.columns["beta_enc"][1, 1] == 1 and found.columns["beta_rec"][1, 1] == 1
+    assert isinstance(found.chance, Tensor) and found.chance[1, 1] > 1
+    with interp.watch(circuit, ScaleHeads(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))):
+        assert scanned(circuit, tokens).columns["lag +1"][1, 1] < 0.05
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_lag_curves_against_a_loop_over_full_maps(stories260k: Path, batch_size: int) -> None:
+    model = interp.load(stories260k)
+    tokens = repeated_tokens(model, seed=1, length=20, copies=2, n_examples=4)
+    found = scanned(model, tokens, batch_size=batch_size, block_bytes=5000)
+    maps = interp.capture_patterns(model, tokens)
+    for lag in (-5, 0, 1, 5):
+        # BOS, then two copies of 20: windows of 11 in the first copy that leave BOS out.
+        for layer in range(model.n_layers):
+            rows = [maps.patterns[layer][:, :, 20 + p, p + lag] for p in range(6, 16)]
+            expected = torch.stack(rows).mean(0).mean(0)
+            torch.testing.assert_close(found.columns[f"lag {lag:+d}"][layer], expected.double(), atol=1e-6, rtol=0)
