@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from interp.attention.participants import Editor, Reader
     from interp.attention.session import watch
     from interp.capture import capture_patterns
+    from interp.comparison import compare_models
     from interp.errors import (
         AnalysisWarning,
         HookNotLive,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from interp.heads import HeadRef
     from interp.model.load import load
     from interp.model.model import Model
+    from interp.model_scores import score_model
     from interp.results import HeadScores, TokenMap, load_result
     from interp.scanning import scan
 
@@ -44,12 +46,14 @@ __all__ = [
     "TokenMap",
     "__version__",
     "capture_patterns",
+    "compare_models",
     "find_heads",
     "head_importance",
     "load",
     "load_result",
     "pruning_curve",
     "scan",
+    "score_model",
     "watch",
 ]
 
@@ -67,12 +71,14 @@ _MODULE_OF = {
     "ResultFormatError": "interp.errors",
     "TokenMap": "interp.results",
     "capture_patterns": "interp.capture",
+    "compare_models": "interp.comparison",
     "find_heads": "circuits.find_heads",
     "head_importance": "circuits.importance.scores",
     "load": "interp.model.load",
     "load_result": "interp.results",
     "pruning_curve": "circuits.importance.pruning",
     "scan": "interp.scanning",
+    "score_model": "interp.model_scores",
     "watch": "interp.attention.session",
 }
 
