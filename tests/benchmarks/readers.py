@@ -86,15 +86,19 @@ def fits(configuration: str, length: int) -> bool:
 def times(length: int, repeats: int, threads: int) -> dict[str, list[float]]:
     """Seconds per run; configurations take turns so that noise hits all of them."""
     torch.set_num_threads(threads)
+    return taking_turns({name: build(name)[1] for name in CONFIGURATIONS if fits(name, length)}, length, repeats)
+
+
+def taking_turns(runs: dict[str, Callable[[Tensor], object]], length: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds of every run on the same tokens, turn by turn; the first turn warms up and does not count."""
     tokens = tokens_of(length)
-    runs = {name: build(name)[1] for name in CONFIGURATIONS if fits(name, length)}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
         for turn in range(repeats + 1):
             for name, run in runs.items():
                 start = time.perf_counter()
                 run(tokens)
-                if turn > 0:  # the first turn warms up
+                if turn > 0:
                     seconds[name].append(time.perf_counter() - start)
                 gc.collect()
     return seconds
@@ -104,19 +108,25 @@ def peak_bytes(configuration: str, length: int, threads: int) -> int:
     """Peak resident memory of one run above the model at rest; call it in a fresh process."""
     torch.set_num_threads(threads)
     _, run = build(configuration)
+    return peak_of(run, tokens_of(64), tokens_of(length))
+
+
+def peak_of(run: Callable[[Tensor], object], few: Tensor, many: Tensor) -> int:
+    """Peak resident memory of a run on many tokens, above that after a run on few."""
     with torch.inference_mode():
-        run(tokens_of(64))
+        run(few)
         gc.collect()
         before = psutil.Process().memory_info().rss
-        run(tokens_of(length))
+        Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak of building the model
+        run(many)
     return max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
 
 
-def child(*arguments: str) -> Any:
+def child(*arguments: str, module: str = "tests.benchmarks.readers") -> Any:
     """Run one measurement in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.readers", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     root = Path(__file__).resolve().parents[2]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout)
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=root).stdout)
 
 
 def floor_gflop(length: int) -> float:
