@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from interp.analyzers.analyzer import Analyzer
+from interp.analyzers.cmr import CmrDistance
+from interp.analyzers.distant_mass import DistantMass
+from interp.analyzers.local_heads import LocalHeads
 from interp.analyzers.massive_activations import MassiveActivations
 from interp.analyzers.matching import DuplicateToken, Induction
 from interp.analyzers.positional import Entropy, FirstTokenMass, PreviousToken
@@ -19,6 +22,7 @@ ANALYZERS: tuple[type[Analyzer], ...] = (
     PreviousToken,
     DuplicateToken,
     Induction,
+    CmrDistance,
     Entropy,
     NormalisedEntropy,
     MeanDistance,
@@ -30,6 +34,8 @@ ANALYZERS: tuple[type[Analyzer], ...] = (
     Sinks,
     SinkTokens,
     MassiveActivations,
+    DistantMass,
+    LocalHeads,
 )
 
 

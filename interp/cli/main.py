@@ -19,10 +19,12 @@ from typing import Annotated
 import typer
 
 from interp import __version__
+from interp.cli.compare import compare
 from interp.cli.evaluate import evaluate
 from interp.cli.find_heads import find_heads
 from interp.cli.importance import importance
 from interp.cli.models import models
+from interp.cli.retrieval import retrieval
 from interp.cli.scan import scan
 from interp.cli.sinks import sinks
 from interp.errors import InputError, InterpError
@@ -38,9 +40,11 @@ app = typer.Typer(
 app.command("find-heads", short_help="Rank the heads that do a task, by causal effect.")(find_heads)
 app.command("importance", short_help="Rank heads by what a task or a text's loss loses without them.")(importance)
 app.command("scan", short_help="Score every head with several analyzers in one pass.")(scan)
+app.command("compare", short_help="Say which heads differ between two models of one shape.")(compare)
 app.command("evaluate", short_help="Measure a model on held-out prompts of the tasks.")(evaluate)
 app.command("sinks", short_help="Find a text's attention sinks and massive activations.")(sinks)
 app.command("models", short_help="List the models that are here.")(models)
+app.command("retrieval", short_help="Score heads by how much they fetch from far away.")(retrieval)
 
 
 def _print_version(wanted: bool) -> bool:
