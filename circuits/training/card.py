@@ -8,26 +8,40 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import pandas as pd
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from circuits.evaluate import KEY, evaluate
-from circuits.training.mixture import KINDS, Mixture
-from circuits.training.recipe import Recipe
-from circuits.training.sinks import first_token_mass
+from circuits.evaluate import evaluate
+from circuits.training.mixture import Mixture
+from circuits.training.recipe import OTHER_WEIGHT, Recipe
+from interp.analyzers.positional import FirstTokenMass
+from interp.model.load import load
+from interp.model.tokens import TokenBatch
+from interp.results import HeadScores
+from interp.scanning import scan
 
 THRESHOLDS = {
     ("ioi", "accuracy"): 0.95,
     ("ioi", "logit difference"): 2.0,
     ("induction", "accuracy"): 0.95,
     ("greater-than", "valid-year mass"): 0.95,
+    ("docstring", "accuracy"): 0.95,
+    ("coloured-objects", "accuracy"): 0.95,
+    ("agreement", "accuracy"): 0.95,
+    ("pronoun", "accuracy"): 0.95,
     ("relations", "accuracy"): 0.98,
+    ("passage", "accuracy"): 0.95,
+    ("passage", "unsupported answers"): 0.15,
+    ("passage", "unsupported sentences"): 0.15,
+    ("needle", "exact match"): 0.95,
 }
 """What the model must reach in every subset of a task."""
+AT_MOST = {("passage", "unsupported answers"): 0.5, ("passage", "unsupported sentences"): 0.5}
+"""What it must not exceed; unsupported text is what a detector has to find, so there must be some, but not too much."""
 CARD_PROMPTS, CARD_SEED = 1000, 0
+SINK_TOKENS = 128
 
 
-def save_model(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Config, weights and tokenizer, loadable by plain transformers from version 4 on."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
@@ -39,20 +53,17 @@ def save_model(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedToken
 
 
 def measure(
-    recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, progress: dict[str, Any]
+    name: str, recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, progress: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything that `metrics.json` holds."""
     frame = evaluate(model, tokenizer, n=CARD_PROMPTS, seed=CARD_SEED)
-    thresholds = [THRESHOLDS.get(key) for key in zip(frame["task"], frame["metric"], strict=True)]
+    keys = list(zip(frame["task"], frame["metric"], strict=True))
     card = [
-        row | {"threshold": threshold}
-        for row, threshold in zip(frame.round(4).to_dict(orient="records"), thresholds, strict=True)
+        row | {"threshold": THRESHOLDS.get(key), "at_most": AT_MOST.get(key)}
+        for row, key in zip(frame.round(4).to_dict(orient="records"), keys, strict=True)
     ]
-    mixture = Mixture(
-        tokenizer=tokenizer, seed=recipe.seed + 1, sizes=((32, 128, 1.0),), copying_steps=0, growing_steps=1
-    )
-    tokens, _ = mixture.batch(1)
     return {
+        "name": name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "recipe": asdict(recipe),
         "training": {
@@ -63,9 +74,22 @@ def measure(
         },
         "evaluation": {"n": CARD_PROMPTS, "seed": CARD_SEED, "split": "test"},
         "card": card,
-        "first_token_mass": [[round(mass, 4) for mass in layer] for layer in first_token_mass(model, tokens).tolist()],
+        "first_token_mass": _first_token_mass(recipe, model, tokenizer),
         "curve": progress["curve"],
     }
+
+
+def _first_token_mass(recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> list[list[float]]:
+    """Mean attention to the BOS of each head, over fresh training documents."""
+    sizes = ((32, SINK_TOKENS, 1.0),)
+    mixture = Mixture(
+        tokenizer=tokenizer, seed=recipe.seed + 1, sizes=sizes, copying_steps=0, growing_steps=1, block_rows=0.0
+    )
+    tokens, _ = mixture.batch(1)
+    text = TokenBatch(tokens, (tokens != tokenizer.pad_token_id).long(), True)
+    result = scan(load(model, tokenizer=tokenizer), text, [FirstTokenMass()], progress=False)[FirstTokenMass.name]
+    assert isinstance(result, HeadScores)
+    return [[round(mass, 4) for mass in layer] for layer in result.scores.tolist()]
 
 
 def write_card(folder: Path, metrics: dict[str, Any]) -> None:
@@ -73,20 +97,17 @@ def write_card(folder: Path, metrics: dict[str, Any]) -> None:
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     template = Template((Path(__file__).parent / "card_template.md").read_text(encoding="utf-8"))
     masses = [mass for layer in metrics["first_token_mass"] for mass in layer]
+    recipe, stages = metrics["recipe"], metrics["recipe"]["stages"]
     text = template.substitute(
+        {key: recipe[key] for key in ("n_layers", "d_model", "d_head", "d_head_copying", "d_mlp", "seed")},
+        name=metrics["name"],
         parameters=f"{metrics['parameters']:,}",
-        n_layers=metrics["recipe"]["n_layers"],
-        d_model=metrics["recipe"]["d_model"],
-        d_mlp=metrics["recipe"]["d_mlp"],
-        seed=metrics["recipe"]["seed"],
-        steps=f"{sum(stage['steps'] for stage in metrics['recipe']['stages']):,}",
-        batch=f"{metrics['recipe']['sizes'][0][0] * metrics['recipe']['sizes'][0][1]:,}",
-        copying=f"{metrics['recipe']['copying_steps']:,}",
-        weights="; then ".join(
-            ", ".join(f"{k} x {w}" for k, w in zip(KINDS, stage["kind_weights"], strict=True))
-            for stage in metrics["recipe"]["stages"]
-        ),
-        cycles=len(metrics["recipe"]["stages"]),
+        steps=f"{sum(stage['steps'] for stage in stages):,}",
+        batch=f"{recipe['sizes'][0][0] * recipe['sizes'][0][1]:,}",
+        copying=f"{recipe['copying_steps']:,}",
+        weights="; then ".join(_weights(stage) for stage in stages),
+        head_price=stages[-1]["head_price"],
+        cycles=len(stages),
         minutes=round(metrics["training"]["seconds"] / 60),
         versions=f"torch {metrics['training']['torch']}, transformers {metrics['training']['transformers']}",
         n=CARD_PROMPTS,
@@ -101,23 +122,34 @@ def write_card(folder: Path, metrics: dict[str, Any]) -> None:
     (folder / "card.md").write_text(text, encoding="utf-8")
 
 
+def _weights(stage: dict[str, Any]) -> str:
+    named = "".join(f"{kind} x {weight}, " for kind, weight in stage["weights"].items())
+    return f"{named}all others x {OTHER_WEIGHT}"
+
+
 def _missed(card: list[dict[str, Any]]) -> str:
     """One sentence on the thresholds that the numbers miss."""
     missed = [
-        f"{row['task']} {row['subset']} ({row['metric']} {row['value']:.3f}, not {row['threshold']:g})"
+        f"{row['task']} {row['subset']} ({row['metric']} {row['value']:.3f}, not {_limits(row)})"
         for row in card
-        if row["threshold"] is not None and row["value"] < row["threshold"]
+        if (row["threshold"] is not None and row["value"] < row["threshold"])
+        or (row["at_most"] is not None and row["value"] > row["at_most"])
     ]
     return f"It misses what it must do in: {', '.join(missed)}." if missed else "Every threshold is met."
+
+
+def _limits(row: dict[str, Any]) -> str:
+    """What a measurement must be; empty where nothing is asked of it."""
+    bounds = ((">=", row["threshold"]), ("<=", row["at_most"]))
+    return ", ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
 
 
 def _table(card: list[dict[str, Any]]) -> str:
     """The measured numbers as a Markdown table."""
     lines = ["| task | subset | measure | value | 95 % interval | chance | must be | n |", "|" + "---|" * 8]
-    for row in pd.DataFrame(card).sort_values(KEY[:1], kind="stable").to_dict("records"):
-        threshold = "" if pd.isna(row["threshold"]) else f">= {row['threshold']:g}"
-        lines.append(
-            f"| {row['task']} | {row['subset']} | {row['metric']} | {row['value']:.3f} | {row['ci_low']:.3f} to "
-            f"{row['ci_high']:.3f} | {row['chance']:.3g} | {threshold} | {row['n']} |"
-        )
+    lines += [
+        f"| {row['task']} | {row['subset']} | {row['metric']} | {row['value']:.3f} | {row['ci_low']:.3f} to "
+        f"{row['ci_high']:.3f} | {row['chance']:.3g} | {_limits(row)} | {row['n']} |"
+        for row in sorted(card, key=lambda row: row["task"])
+    ]
     return "\n".join(lines)

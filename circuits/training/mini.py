@@ -1,4 +1,4 @@
-"""The recipe of the embedded model `mini`: `python -m circuits.training.mini` trains and measures it."""
+"""The recipe of the embedded models: `python -m circuits.training.mini mini` trains and measures one."""
 
 import argparse
 import logging
@@ -11,12 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from circuits.training.card import measure, save_model, write_card
 from circuits.training.checkpoint import load_checkpoint, save_checkpoint
-from circuits.training.mixture import KINDS, Kind, Mixture
-from circuits.training.recipe import Recipe
+from circuits.training.head_price import writing_heads
+from circuits.training.head_width import narrow, widen
+from circuits.training.mixture import KINDS, Mixture
+from circuits.training.recipe import RECIPES, Recipe
 from circuits.training.tokenizer import build_tokenizer
 from interp.paths import data_dir
 
@@ -27,23 +29,27 @@ START_YEAR = 4
 """The start year stands so many tokens before the century that the end year follows: "32 to the year 17"."""
 
 
-def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """A Llama with random weights from the recipe's seed."""
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama with random weights from the recipe's seed, its heads narrow."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=recipe.d_model,
+        head_dim=recipe.d_head,
         intermediate_size=recipe.d_mlp,
         num_hidden_layers=recipe.n_layers,
         num_attention_heads=8,
         num_key_value_heads=4,
         max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
         tie_word_embeddings=True,
         initializer_range=recipe.initial_scale,
         **{f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")},
     )
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        return LlamaForCausalLM(config)
+        model = LlamaForCausalLM(config)
+    narrow(model, recipe.d_head_copying)
+    return model
 
 
 def loss_by_kind(
@@ -51,7 +57,7 @@ def loss_by_kind(
     tokens: Int[Tensor, "row token"],
     kinds: Int[Tensor, "row token"],
     years: Int[Tensor, " year"] | None = None,
-) -> dict[Kind, tuple[Float[Tensor, ""], float]]:
+) -> dict[str, tuple[Float[Tensor, ""], float]]:
     """Mean cross entropy in nats, and top-1 accuracy, of each kind of target in the batch.
 
     With `years`, the tokens 00 to 99, the target of greater-than is uniform over the years after the start year.
@@ -75,8 +81,10 @@ def loss_by_kind(
 
 def train(
     recipe: Recipe, work: Path, *, stop_at: int | None = None
-) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, dict[str, Any]]:
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, Any]]:
     """Train, or go on from the checkpoint in `work`, up to the step `stop_at` or the recipe's last.
+
+    The models of the recipe's kept steps go to `work/checkpoints`.
 
     Returns model, tokenizer and progress (step, seconds, curve of losses).
     """
@@ -105,6 +113,8 @@ def train(
         if progress["step"] % recipe.log_every == 0:
             progress["curve"].append(record)
             log.info("step %d, %.0f s: %s", progress["step"], progress["seconds"], record)
+        if progress["step"] in recipe.kept_steps:
+            save_model(work / "checkpoints" / f"step-{progress['step']:05d}", model, tokenizer)
         if progress["step"] % recipe.save_every == 0 or progress["step"] == last:
             save_checkpoint(work, model, optimizer, progress)
     return model.eval(), tokenizer, progress
@@ -113,39 +123,44 @@ def train(
 def _step(
     recipe: Recipe, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, mixture: Mixture, step: int
 ) -> dict[str, Any]:
-    """One optimiser step; returns loss and accuracy of each kind of target."""
+    """One optimiser step; returns loss and accuracy of each kind of target, and how many heads write."""
     tokens, kinds = mixture.batch(step)
+    if step == recipe.copying_steps:
+        widen(model, recipe.d_head_copying, scale=recipe.initial_scale, seed=recipe.seed)
     stage, stage_step = recipe.stage_at(step)
     for group in optimizer.param_groups:
         group["lr"] = stage.rate(stage_step)
-    measured = loss_by_kind(model, tokens, kinds, mixture.years if stage.exact_years else None)
-    weights = dict(zip(KINDS, stage.kind_weights, strict=True))
-    loss = torch.stack([weights[kind] * value for kind, (value, _) in measured.items()]).sum()
+    with writing_heads(model) as counts:
+        measured = loss_by_kind(model, tokens, kinds, mixture.years if stage.exact_years else None)
+    n_writing = torch.stack(counts).sum()
+    loss = torch.stack([stage.weight(kind) * value for kind, (value, _) in measured.items()]).sum()
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    (loss + stage.head_price * n_writing).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     losses = {kind: round(value.item(), 4) for kind, (value, _) in measured.items()}
     accuracies = {f"{kind} accuracy": round(value, 4) for kind, (_, value) in measured.items()}
-    return {"step": step + 1, "tokens": list(tokens.shape)} | losses | accuracies
+    shape = {"step": step + 1, "tokens": list(tokens.shape), "writing heads": round(n_writing.item(), 2)}
+    return shape | losses | accuracies
 
 
 def main() -> None:
     """Train, save and measure; a second call goes on where the first was stopped."""
-    parser = argparse.ArgumentParser(description="Train the embedded model mini from nothing and measure it.")
-    parser.add_argument("--out", type=Path, default=data_dir() / "models" / "mini", help="directory of the model")
-    parser.add_argument(
-        "--work", type=Path, default=Path(tempfile.gettempdir()) / "interp-mini", help="directory of the checkpoint"
-    )
+    parser = argparse.ArgumentParser(description="Train an embedded model from nothing and measure it.")
+    parser.add_argument("name", choices=list(RECIPES), help="which model")
+    parser.add_argument("--out", type=Path, help="directory of the model; its place in data/models")
+    parser.add_argument("--work", type=Path, help="directory of the checkpoints; one below the temporary directory")
     parser.add_argument("--steps", type=int, help="stop after so many steps, for a trial")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)  # one thread sums in one order, so that the same machine makes the same weights
-    recipe = Recipe()
-    model, tokenizer, progress = train(recipe, arguments.work, stop_at=arguments.steps)
-    save_model(arguments.out, model, tokenizer)
-    write_card(arguments.out, measure(recipe, model, tokenizer, progress))
-    log.info("saved to %s", arguments.out)
+    recipe = RECIPES[arguments.name]
+    out = arguments.out or data_dir() / "models" / arguments.name
+    work = arguments.work or Path(tempfile.gettempdir()) / f"interp-{arguments.name}"
+    model, tokenizer, progress = train(recipe, work, stop_at=arguments.steps)
+    save_model(out, model, tokenizer)
+    write_card(out, measure(arguments.name, recipe, model, tokenizer, progress))
+    log.info("saved to %s", out)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Training rows: sentences of the tasks and repeated random blocks, packed behind one BOS.
+"""Training rows: documents of the tasks and repeated random blocks, packed behind one BOS.
 
-A row is a document: BOS, then several sentences or blocks, never another BOS, so that BOS is the one token that all
-contexts share. Every token carries what kind of target it is, since the loss is taken per kind: a token that the
-context determines must not drown in the noise of tokens that it does not. A batch is a function of seed and step.
+A row is BOS, then several documents or blocks, never another BOS, so that BOS is the one token that all contexts share.
+Every token carries what kind of target it is, since the loss is taken per kind: a token that the context determines
+must not drown in the noise of tokens that it does not. A batch is a function of seed and step.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +17,27 @@ from transformers import PreTrainedTokenizerBase
 from circuits.tasks import get_task
 from interp.stimuli import ordinary_tokens
 
-Kind = Literal["other", "ioi", "greater-than", "relations", "induction"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Targets: other words of the sentences, the answers of three tasks, and the repetition of a block."""
+DOCUMENT_SHARES = {
+    "ioi": 0.2,
+    "greater-than": 0.08,
+    "relations": 0.16,
+    "agreement": 0.05,
+    "pronoun": 0.05,
+    "docstring": 0.13,
+    "coloured-objects": 0.13,
+    "passage": 0.15,
+    "needle": 0.05,
+}
+"""How often each task is drawn; what does not fit into the row is left out, so that long rows hold most needles."""
+KINDS = ("other", *DOCUMENT_SHARES, "induction")
+"""Targets: the words of the documents that nothing determines, the answers of each task, the repetition of a block."""
 IGNORED = -1
-TEXT_TASKS = {"ioi": 0.5, "greater-than": 0.2, "relations": 0.3}
-"""Share of the sentences."""
-POOL_STEPS, POOL_PROMPTS = 100, {"ioi": 2400, "greater-than": 1200, "relations": 1100}
-"""Sentences are drawn in advance for this many steps."""
+POOL_STEPS, POOL_DOCUMENTS = 100, 4000
+"""Documents are drawn in advance for this many steps, about so many altogether."""
+ATTEMPTS = 4
+"""So many documents are tried for the rest of a row before something else fills it."""
+LONG_ROW, LONG_TASKS, LONG_SHARE = 250, ("needle", "passage"), 0.6
+"""Rows from this length on begin with a long document in this share of the cases."""
 
 Segment = tuple[list[int], list[int]]
 """Tokens, and the kind of each as a target."""
@@ -35,13 +48,14 @@ class Mixture:
     """The stream of training batches.
 
     Arguments:
-        sizes: (rows, tokens, share) of each batch shape; until the blocks are full-grown only the first one is used.
+        sizes: (rows, tokens, share) of each batch shape.
+        copying_size: rows and tokens of the batches of the first steps.
         copying_steps: first steps, with nothing but blocks repeated all through the row. Induction heads form in these
             within some hundred steps; among sentences, or with blocks so short that fixed distances do, they do not
             form in a thousand.
-        growing_steps: steps after these during which short and less often repeated blocks come in, and gaps; then
-            come the sentences.
-        induction_rows: share of rows that hold blocks only, once there are sentences.
+        growing_steps: steps after these during which shuffled, short and less often repeated blocks come in, and gaps;
+            then come the documents.
+        block_rows: share of rows that hold blocks only, once there are documents.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -49,75 +63,91 @@ class Mixture:
     sizes: tuple[tuple[int, int, float], ...]
     copying_steps: int
     growing_steps: int
-    induction_rows: float = 0.5
+    copying_size: tuple[int, int] = (32, 64)
+    block_rows: float = 0.3
     _pool: tuple[int, dict[str, list[Segment]]] = field(default=(-1, {}), init=False)
 
     def __post_init__(self) -> None:
         self._ordinary = ordinary_tokens(self.tokenizer).numpy()
         self.years = torch.tensor(self.tokenizer.convert_tokens_to_ids([f"{year:02d}" for year in range(100)]))
-        self._period = self.tokenizer.convert_tokens_to_ids(".")
 
     def batch(self, step: int) -> tuple[Int[Tensor, "row token"], Int[Tensor, "row token"]]:
         """Tokens and target kinds of a step, the same whenever it is asked for."""
         random = np.random.default_rng([self.seed, step])
         growth = min(1.0, max(0.0, (step - self.copying_steps) / self.growing_steps))
         shares = [share for _, _, share in self.sizes]
-        n_rows, length, _ = self.sizes[random.choice(len(shares), p=shares) if growth == 1 else 0]
-        pool = self._sentences(step // POOL_STEPS) if growth == 1 else {}
+        n_rows, length = self.sizes[random.choice(len(shares), p=shares)][:2] if growth == 1 else self.copying_size
+        pool = self._documents(step // POOL_STEPS) if growth == 1 else {}
         rows = [self._row(random, pool, length, growth) for _ in range(n_rows)]
         tokens, kinds = (torch.tensor(part) for part in zip(*rows, strict=True))
         return tokens, kinds
 
     def _row(self, random: np.random.Generator, pool: dict[str, list[Segment]], length: int, growth: float) -> Segment:
-        blocks_only = not pool or random.random() < self.induction_rows
+        blocks_only = not pool or random.random() < self.block_rows
         special: Any = self.tokenizer
         tokens, kinds = [special.bos_token_id], [IGNORED]
-        while len(tokens) < length:
-            room = length - len(tokens)
-            if room >= 8 and (blocks_only or random.random() < 0.05):
-                segment = self._blocks(random, room, growth)
-            elif room < 8:
-                segment = (
-                    [special.eos_token_id] + [special.pad_token_id] * room,
-                    [KINDS.index("other")] + [IGNORED] * room,
-                )
-            else:
-                segment = self._sentence(random, pool)
-            tokens += segment[0]
-            kinds += segment[1]
+        if length >= LONG_ROW and not blocks_only and random.random() < LONG_SHARE:
+            _append(tokens, kinds, self._fitting(random, pool, length - 1, LONG_TASKS))
+        while (room := length - len(tokens)) >= 8:
+            document = None if blocks_only else self._fitting(random, pool, room, tuple(DOCUMENT_SHARES))
+            _append(tokens, kinds, document or self._blocks(random, room, growth))
+        rest = [special.eos_token_id] + [special.pad_token_id] * room
+        _append(tokens, kinds, (rest, [KINDS.index("other")] + [IGNORED] * room))
         return tokens[:length], kinds[:length]
 
-    def _sentence(self, random: np.random.Generator, pool: dict[str, list[Segment]]) -> Segment:
-        task = random.choice(list(TEXT_TASKS), p=list(TEXT_TASKS.values()))
-        return pool[task][random.integers(len(pool[task]))]
+    def _fitting(
+        self, random: np.random.Generator, pool: dict[str, list[Segment]], room: int, tasks: tuple[str, ...]
+    ) -> Segment | None:
+        """A document of one of these tasks that the room holds."""
+        shares = np.array([DOCUMENT_SHARES[task] for task in tasks])
+        for _ in range(ATTEMPTS):
+            documents = pool[tasks[random.choice(len(tasks), p=shares / shares.sum())]]
+            document = documents[random.integers(len(documents))]
+            if len(document[0]) <= room:
+                return document
+        return None
 
     def _blocks(self, random: np.random.Generator, room: int, growth: float) -> Segment:
-        """One block of different tokens: all through the room, or two to four times behind some filler."""
+        """One block of different tokens: all through the room, in shuffled pieces, or some copies after filler."""
         shortest = 8 if growth == 0 else 3
         longest = max(shortest, min(110, int(0.45 * room)))
         block, filler, copies = int(random.integers(shortest, longest + 1)), 0, room // shortest + 1
         if random.random() < 0.5 * growth:
             filler, copies = int(random.integers(0, max(1, room - 2 * block + 1))), int(random.integers(2, 5))
         drawn = self._ordinary[random.choice(len(self._ordinary), filler + block, replace=False)].tolist()
+        if random.random() < 0.4 * growth:
+            return self._shuffled(random, drawn[filler:], room)
         tokens = (drawn[:filler] + drawn[filler:] * copies)[:room]
         undetermined = filler + block + 1  # the first token of the second copy is not known to be a repetition
         kinds = [IGNORED] * undetermined + [KINDS.index("induction")] * (len(tokens) - undetermined)
         return tokens, kinds[: len(tokens)]
 
-    def _sentences(self, index: int) -> dict[str, list[Segment]]:
-        """The pool of sentences with this index, drawn from the training split."""
+    def _shuffled(self, random: np.random.Generator, block: list[int], room: int) -> Segment:
+        """Pieces of a block over and over in another order: only the token before tells what follows."""
+        cuts = np.cumsum(random.integers(2, 7, size=len(block)))
+        pieces = [piece.tolist() for piece in np.split(np.array(block), cuts[cuts < len(block)])]
+        tokens, kinds = list(block), [IGNORED] * len(block)
+        while len(tokens) < room:
+            for index in random.permutation(len(pieces)):
+                tokens += pieces[index]
+                kinds += [IGNORED] + [KINDS.index("induction")] * (len(pieces[index]) - 1)
+        return tokens[:room], kinds[:room]
+
+    def _documents(self, index: int) -> dict[str, list[Segment]]:
+        """The pool of documents with this index, drawn from the training split."""
         if self._pool[0] != index:
             seed = self.seed * 1_000_003 + index
-            self._pool = (index, {task: self._draw(task, seed) for task in TEXT_TASKS})
+            self._pool = (index, {task: self._draw(task, seed) for task in DOCUMENT_SHARES})
         return self._pool[1]
 
     def _draw(self, task: str, seed: int) -> list[Segment]:
-        prompts = get_task(task).prompts(
-            self.tokenizer, n=POOL_PROMPTS[task], seed=seed, split="train", prepend_bos=False
-        )
-        lengths = prompts.attention_mask.sum(dim=1).tolist()
-        segments = []
-        for row, length, answer in zip(prompts.clean.tolist(), lengths, prompts.answer.tolist(), strict=True):
-            kinds = [KINDS.index("other")] * length + [KINDS.index(task), KINDS.index("other")]
-            segments.append((row[:length] + [answer, self._period], kinds))
-        return segments
+        n = round(POOL_DOCUMENTS * DOCUMENT_SHARES[task])
+        documents = get_task(task).documents(self.tokenizer, n=n, seed=seed, split="train")
+        kind, other = KINDS.index(task), KINDS.index("other")
+        return [(d.tokens, [kind if known else other for known in d.determined]) for d in documents]
+
+
+def _append(tokens: list[int], kinds: list[int], segment: Segment | None) -> None:
+    if segment is not None:
+        tokens += segment[0]
+        kinds += segment[1]

@@ -1,6 +1,9 @@
 """The numbers of the recipe of `mini`."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+OTHER_WEIGHT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -8,17 +11,25 @@ class Stage:
     """One cycle of the learning rate: linear warm-up to the peak, the peak, a linear fall to zero.
 
     Attributes:
-        kind_weights: weight of the loss on each of `circuits.training.mixture.KINDS`.
+        weights: weight of the loss on kinds of target (`circuits.training.mixture.KINDS`); `OTHER_WEIGHT` for those
+            not named.
         exact_years: the target of greater-than is the uniform distribution over the valid years instead of one sampled
             end year, whose noise hides the edge.
+        head_price: weight of the number of heads that write (`circuits.training.head_price`), which is paid beside the
+            loss so that the mechanisms gather in few heads.
     """
 
     steps: int
     warmup_steps: int
     decay_steps: int
     peak_rate: float
-    kind_weights: tuple[float, ...]
+    weights: Mapping[str, float] = field(default_factory=dict)
     exact_years: bool = False
+    head_price: float = 0.0
+
+    def weight(self, kind: str) -> float:
+        """Weight of the loss on one kind of target."""
+        return self.weights.get(kind, OTHER_WEIGHT)
 
     def rate(self, step: int) -> float:
         """Learning rate at a step of this stage."""
@@ -31,26 +42,39 @@ class Recipe:
 
     seed: int = 0
     stages: tuple[Stage, ...] = (
-        Stage(steps=2400, warmup_steps=50, decay_steps=800, peak_rate=2e-3, kind_weights=(0.1, 0.3, 0.3, 0.3, 1.0)),
-        Stage(steps=600, warmup_steps=50, decay_steps=550, peak_rate=1e-3, kind_weights=(0.05, 0.5, 2.0, 1.0, 0.5)),
+        Stage(steps=900, warmup_steps=50, decay_steps=1, peak_rate=3e-3, weights={"induction": 1.0}),
+        Stage(steps=4000, warmup_steps=20, decay_steps=1800, peak_rate=3e-3, weights={"other": 0.1}, head_price=0.05),
         Stage(
-            steps=200,
+            steps=600,
             warmup_steps=20,
-            decay_steps=180,
+            decay_steps=580,
             peak_rate=1e-3,
-            kind_weights=(0.05, 0.5, 2.0, 1.0, 0.5),
+            weights={"other": 0.05, "greater-than": 2.0, "relations": 1.0},
             exact_years=True,
+            head_price=0.05,
+        ),
+        Stage(
+            steps=500,
+            warmup_steps=20,
+            decay_steps=480,
+            peak_rate=1e-3,
+            weights={"other": 0.05, "greater-than": 2.0, "relations": 6.0},
+            exact_years=True,
+            head_price=0.05,
         ),
     )
-    """The later stages are for the years and the facts, which the first one does not learn well enough."""
-    copying_steps: int = 1200
+    copying_steps: int = 800
     growing_steps: int = 100
     weight_decay: float = 0.05
-    d_model: int = 192
+    d_model: int = 128
+    d_head: int = 32
+    d_head_copying: int = 16
+    rope_theta: float = 1e8
     n_layers: int = 4
-    d_mlp: int = 512
+    d_mlp: int = 256
     initial_scale: float = 0.02
-    sizes: tuple[tuple[int, int, float], ...] = ((32, 64, 0.6), (16, 128, 0.2), (8, 256, 0.14), (4, 512, 0.06))
+    sizes: tuple[tuple[int, int, float], ...] = ((24, 88, 0.5), (16, 128, 0.2), (8, 256, 0.15), (4, 512, 0.15))
+    kept_steps: tuple[int, ...] = (100, 200, 400, 500, 600, 700, 800, 900, 1100, 1400, 1900, 2700, 3800, 6000)
     log_every: int = 25
     save_every: int = 50
 
@@ -66,3 +90,7 @@ class Recipe:
                 return stage, step
             step -= stage.steps
         raise IndexError(f"the recipe has {self.steps} steps")
+
+
+RECIPES = {"mini": Recipe(seed=1), "mini-b": Recipe(seed=2)}
+"""The embedded language models."""

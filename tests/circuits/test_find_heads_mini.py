@@ -28,16 +28,17 @@ def test_the_model_does_the_task_and_the_corruption_takes_it_away(ioi: HeadScore
     assert ioi.provenance.warnings == ()
 
 
-def test_the_highest_heads_matter_more_than_random_heads_of_the_same_layers(ioi: HeadScores) -> None:
-    """This `mini` does the task in many heads at once: without the highest ones it gets worse, but not to chance."""
+def test_without_the_highest_heads_the_task_is_gone_and_without_random_ones_it_is_not(ioi: HeadScores) -> None:
     group = ioi.notes["group"]
-    assert group["ablated"]["accuracy"] < min(group["random ablated"]["accuracy"]) - 0.1
-    assert group["ablated"]["metric"] < 0.5 * min(group["random ablated"]["metric"])
+    assert abs(group["ablated"]["accuracy"] - 0.5) < 0.15  # chance, within the spread of 60 prompts
+    assert min(group["random ablated"]["accuracy"]) > 0.7
+    assert group["ablated"]["metric"] < 0.2 * min(group["random ablated"]["metric"])
 
 
-def test_the_highest_heads_alone_do_more_than_random_heads_of_the_same_layers(ioi: HeadScores) -> None:
+def test_the_highest_heads_alone_do_most_of_the_task_and_random_ones_do_not(ioi: HeadScores) -> None:
     group = ioi.notes["group"]
-    assert group["kept"]["metric"] > max(group["random kept"]["metric"])
+    assert group["kept"]["accuracy"] > 0.8
+    assert max(group["random kept"]["accuracy"]) < 0.7
 
 
 @pytest.mark.slow
@@ -55,8 +56,16 @@ def test_attribution_finds_the_same_highest_heads(mini: Model, ioi: HeadScores) 
     assert rank_correlation(estimated.columns["attribution"], ioi.scores) > 0.7
 
 
-@pytest.mark.parametrize("task", ["greater-than", "relations", "induction"])
-def test_every_task_has_heads_with_roles(mini: Model, task: str) -> None:
+def test_induction_is_a_previous_token_head_and_induction_heads(mini: Model) -> None:
+    scores = find_heads(mini, "induction", n_prompts=40, n_random=0, progress=False)
+    roles = {head: scores.labels["role"][head.layer][head.head] for head in scores.top(8)}
+    best = scores.top(1)[0]
+    assert (best.layer, roles[best]) == (0, "previous-token")
+    assert [role for head, role in roles.items() if head.layer == 1] == ["induction"] * 6
+
+
+@pytest.mark.parametrize("task", ["greater-than", "relations", "docstring", "agreement"])
+def test_every_task_has_heads_with_evidence(mini: Model, task: str) -> None:
     scores = find_heads(mini, task, n_prompts=40, n_random=0, progress=False)
     assert scores.provenance.warnings == ()
     best = scores.top(1)[0]

@@ -1,4 +1,4 @@
-"""The recipe: batches and weights follow from the seed, also after a stop in the middle."""
+"""The recipe: batches and weights follow from the seed, also after a stop; narrow heads, and the price on writing."""
 
 import logging
 from dataclasses import replace
@@ -9,33 +9,37 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from circuits.training import mixture as mixture_module
-from circuits.training.mini import build_model, train
+from circuits.training.head_price import HALF, writing_heads
+from circuits.training.head_width import narrow, widen
+from circuits.training.mini import build_model, loss_by_kind, train
 from circuits.training.mixture import IGNORED, KINDS, Mixture
 from circuits.training.recipe import Recipe, Stage
-from circuits.training.sinks import first_token_mass
 
-WEIGHTS = (1.0,) * len(KINDS)
 TINY = Recipe(
     d_model=16,
+    d_head=8,
+    d_head_copying=4,
     n_layers=1,
     d_mlp=16,
-    stages=(Stage(steps=4, warmup_steps=50, decay_steps=2, peak_rate=2e-3, kind_weights=WEIGHTS),),
-    sizes=((2, 32, 1.0),),
+    stages=(Stage(steps=4, warmup_steps=50, decay_steps=2, peak_rate=2e-3),),
+    sizes=((2, 88, 1.0),),
+    copying_steps=1,
+    growing_steps=1,
     save_every=2,
     log_every=1,
 )
 
 
 @pytest.fixture(autouse=True)
-def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small pools, so that the tests take moments."""
-    monkeypatch.setattr(mixture_module, "POOL_PROMPTS", dict.fromkeys(mixture_module.TEXT_TASKS, 60))
+    monkeypatch.setattr(mixture_module, "POOL_DOCUMENTS", 400)
 
 
 @pytest.fixture
 def mixture(word_tokenizer: PreTrainedTokenizerBase) -> Mixture:
     return Mixture(
-        tokenizer=word_tokenizer, seed=3, sizes=((8, 64, 0.5), (2, 256, 0.5)), copying_steps=5, growing_steps=10
+        tokenizer=word_tokenizer, seed=3, sizes=((8, 88, 0.5), (2, 256, 0.5)), copying_steps=5, growing_steps=10
     )
 
 
@@ -65,12 +69,12 @@ def test_induction_targets_are_determined_by_the_row(mixture: Mixture) -> None:
 
 
 def test_the_rate_rises_stays_and_falls() -> None:
-    stage = Stage(steps=1000, warmup_steps=100, decay_steps=200, peak_rate=1.0, kind_weights=WEIGHTS)
+    stage = Stage(steps=1000, warmup_steps=100, decay_steps=200, peak_rate=1.0)
     assert [stage.rate(step) for step in (0, 49, 500, 900, 999)] == [0.01, 0.5, 1.0, 0.5, 0.005]
 
 
 def test_stages_follow_each_other() -> None:
-    first = Stage(steps=10, warmup_steps=1, decay_steps=1, peak_rate=1.0, kind_weights=WEIGHTS)
+    first = Stage(steps=10, warmup_steps=1, decay_steps=1, peak_rate=1.0)
     recipe = Recipe(stages=(first, replace(first, steps=5)))
     assert recipe.steps == 15
     assert recipe.stage_at(9) == (first, 9)
@@ -91,10 +95,62 @@ def test_a_stopped_run_ends_with_the_same_weights(tmp_path: Path, caplog: pytest
         assert torch.equal(weight, parts.state_dict()[name])
 
 
-def test_first_token_mass_of_even_attention(word_tokenizer: PreTrainedTokenizerBase) -> None:
-    model = build_model(TINY, word_tokenizer).eval()
-    for layer in model.model.layers:
-        torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
-    mass = first_token_mass(model, torch.arange(4, 12)[None])
-    expected = sum(1 / keys for keys in range(2, 9)) / 7
-    torch.testing.assert_close(mass, torch.full((1, 8), expected))
+def test_narrow_heads_stay_narrow_until_they_are_widened(word_tokenizer: PreTrainedTokenizerBase) -> None:
+    model = build_model(TINY, word_tokenizer)
+    attention = model.model.layers[0].self_attn
+    unused = torch.tensor([False, False, True, True]).repeat(2)  # of the pairs (i, i + 4) the two that turn slowest
+    tokens = torch.arange(4, 24)[None]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    before = [weight.clone() for weight in _by_head(attention)]
+    model(tokens, labels=tokens).loss.backward()
+    optimizer.step()
+    for weight, old in zip(_by_head(attention), before, strict=True):
+        assert (weight[:, unused] == 0).all()
+        assert (weight[:, ~unused] != old[:, ~unused]).all()
+    kept = [weight[:, ~unused].clone() for weight in _by_head(attention)]
+    widen(model, 4, scale=0.1, seed=0)
+    for weight, old in zip(_by_head(attention), kept, strict=True):
+        assert torch.equal(weight[:, ~unused], old)
+        assert (weight[:, unused] != 0).all()
+    narrow(model, 4)
+    assert all((weight[:, unused] == 0).all() for weight in _by_head(attention))
+
+
+def _by_head(attention: torch.nn.Module) -> list[torch.Tensor]:
+    """The weights of queries, keys, values and output, ``[head, d_head, d_model]``."""
+    weights = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight, attention.o_proj.weight.T]
+    return [weight.detach().unflatten(0, (-1, 8)) for weight in weights]
+
+
+def test_writing_heads_by_hand(word_tokenizer: PreTrainedTokenizerBase) -> None:
+    """What each head adds to the stream, one head and one token after the other."""
+    model = build_model(TINY, word_tokenizer)
+    layer, tokens = model.model.layers[0], torch.arange(4, 10)[None]
+    seen = {}
+    layer.register_forward_pre_hook(lambda _, inputs: seen.update(stream=inputs[0]))
+    layer.self_attn.o_proj.register_forward_pre_hook(lambda _, inputs: seen.update(z=inputs[0]))
+    with torch.no_grad(), writing_heads(model) as counts:
+        model(tokens)
+    assert len(counts) == 1
+    expected = 0.0
+    for place in range(6):
+        for head in range(8):
+            part = slice(8 * head, 8 * head + 8)
+            written = layer.self_attn.o_proj.weight.detach()[:, part] @ seen["z"][0, place, part]
+            share = float(written.norm() / seen["stream"][0, place].norm())
+            expected += share / (share + HALF) / 6
+    assert float(counts[0]) == pytest.approx(expected, abs=1e-3)
+    with torch.no_grad():
+        model(tokens)
+    assert len(counts) == 1  # nothing listens after the context
+
+
+def test_exact_years_are_learnt_from_all_valid_ones(word_tokenizer: PreTrainedTokenizerBase) -> None:
+    model = build_model(TINY, word_tokenizer)
+    years = torch.tensor(word_tokenizer.convert_tokens_to_ids([f"{year:02d}" for year in range(100)]))
+    tokens = word_tokenizer("The war lasted from the year 1796 to the year 1798", return_tensors="pt")["input_ids"]
+    kinds = torch.full_like(tokens, IGNORED)
+    kinds[0, -1] = KINDS.index("greater-than")
+    loss, _ = loss_by_kind(model, tokens, kinds, years)["greater-than"]
+    log_shares = model(tokens).logits[0, -2].log_softmax(-1)[years]
+    assert loss.item() == pytest.approx(-log_shares[97:].mean().item(), abs=1e-5)
