@@ -24,6 +24,8 @@ from interp.cli.options import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from interp.model.model import Model
+
 
 def evaluate(
     model: ModelOption = "mini",
@@ -39,19 +41,15 @@ def evaluate(
 ) -> None:
     """Measure a model on held-out prompts of the tasks, beside chance and, for an embedded model, its card.
 
+    A model that takes images is measured on drawn scenes: questions, POPE and CHAIR.
+
     Example: interp evaluate --model mini --task ioi
     """
-    from circuits.evaluate import evaluate as measure
     from interp.cli.export import to_json
-    from interp.paths import data_dir
 
     check_targets(json, csv)
     with reported_warnings(quiet=quiet, debug=debug):
-        loaded = load_model(model, device, dtype)
-        has_card = (data_dir() / "models" / model / "metrics.json").is_file()
-        frame = measure(
-            loaded.hf, loaded.tokenizer, n=n_prompts, seed=seed, tasks=task, card=model if has_card else None
-        )
+        frame = _measure(load_model(model, device, dtype), model, task, n_prompts, seed)
     if json is not None:
         document = {"model": model, "seed": seed, "measurements": frame.to_dict("records")}
         write_text(to_json(document), json)
@@ -59,6 +57,21 @@ def evaluate(
         write_text(frame.to_csv(index=False), csv)
     if "-" not in (json, csv):
         _print(frame, model)
+
+
+def _measure(loaded: Model, name: str, tasks: list[str] | None, n: int, seed: int) -> pd.DataFrame:
+    from circuits.evaluate import evaluate as evaluate_text
+    from interp.errors import InputError
+    from interp.paths import data_dir
+
+    card = name if (data_dir() / "models" / name / "metrics.json").is_file() else None
+    if loaded.processor is None:
+        return evaluate_text(loaded.hf, loaded.tokenizer, n=n, seed=seed, tasks=tasks, card=card)
+    if tasks is not None:
+        raise InputError(f"The tasks are texts, and {name} is measured on drawn scenes. Leave --task out.")
+    from circuits.vision_evaluate import evaluate_vision
+
+    return evaluate_vision(loaded.hf, loaded.processor, n=n, seed=seed, card=card)
 
 
 def _print(frame: pd.DataFrame, model: str) -> None:
