@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up everything they need; the other targets are for people who change the code.
-.PHONY: setup demo test test-fast check bench mini
+.PHONY: setup demo test test-fast check bench mini mini-vl
 
 PYTHON ?= python3
 VENV := .venv
@@ -36,4 +36,7 @@ bench: setup
 	$(RUN)/python -m tests.benchmarks
 
 mini: setup
-	$(RUN)/python -m circuits.training.mini
+	$(RUN)/python -m circuits.training.mini mini
+
+mini-vl: setup
+	$(RUN)/python -m circuits.training.vision.train

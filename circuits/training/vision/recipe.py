@@ -1,0 +1,62 @@
+"""The numbers of the recipe of `mini-vl`."""
+
+from dataclasses import dataclass
+
+from circuits.training.recipe import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneStage(Stage):
+    """A cycle of the learning rate over scenes of one difficulty.
+
+    Attributes:
+        things: fewest and most things in a scene.
+        naming: train the tower, the projector and the word embeddings to name what each patch shows, and nothing else.
+        rounds: how many times the six questions are drawn for a picture.
+        captions: whether there is a caption as well.
+        kind_weights: weight of the loss on each of `circuits.training.vision.batches.TARGETS`.
+    """
+
+    things: tuple[int, int] = (2, 5)
+    naming: bool = False
+    rounds: int = 1
+    captions: bool = True
+    kind_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 0.1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneRecipe:
+    """Everything that decides the result, besides the code."""
+
+    seed: int = 0
+    stages: tuple[SceneStage, ...] = (
+        SceneStage(steps=600, warmup_steps=50, decay_steps=300, peak_rate=3e-3, naming=True),
+        SceneStage(
+            steps=600, warmup_steps=50, decay_steps=1, peak_rate=1.5e-3, things=(1, 2), rounds=2, captions=False
+        ),
+        SceneStage(steps=400, warmup_steps=1, decay_steps=1, peak_rate=1.5e-3, things=(2, 3), rounds=2, captions=False),
+        SceneStage(steps=2000, warmup_steps=1, decay_steps=1000, peak_rate=1.5e-3),
+    )
+    """Few things and questions alone come first: these bind a word to a place, which is what takes longest."""
+    batch: int = 16
+    weight_decay: float = 0.05
+    d_vision: int = 96
+    n_vision_layers: int = 3
+    d_model: int = 128
+    n_layers: int = 4
+    d_mlp: int = 384
+    log_every: int = 25
+    save_every: int = 100
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[SceneStage, int]:
+        """The stage of a step, and the step within it."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage, step
+            step -= stage.steps
+        raise IndexError(f"the recipe has {self.steps} steps")
