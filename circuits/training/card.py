@@ -115,6 +115,7 @@ def write_card(folder: Path, metrics: dict[str, Any]) -> None:
         table=_table(metrics["card"]),
         missed=_missed(metrics["card"]),
         sink_largest=f"{max(masses):.2f}",
+        sink_tokens=SINK_TOKENS,
         sink_mean=f"{sum(masses) / len(masses):.2f}",
         sink_heads=sum(mass > 0.5 for mass in masses),
         n_heads=len(masses),

