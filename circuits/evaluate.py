@@ -134,8 +134,8 @@ def _measure_summaries(
     """Share of the sentences in greedy summaries that the passage does not state; the interval resamples summaries."""
     scored = scored_summaries(model, tokenizer, task.summaries(tokenizer, n=n, seed=seed))
     counts = np.array([[len(s), sum(sentence.verdict != "supported" for sentence in s)] for s in scored])
-    row = {"task": task.name, "subset": "summary", "n": int(counts[:, 0].sum()), "metric": "unsupported sentences"}
-    row["chance"] = 1 - task.chance
+    row: dict[str, Any] = {"task": task.name, "subset": "summary", "metric": "unsupported sentences"}
+    row |= {"n": int(counts[:, 0].sum()), "chance": 1 - task.chance}
     if row["n"] == 0:
         return row | {"value": float("nan")}
     drawn = np.random.default_rng(seed).integers(0, len(counts), (RESAMPLES, len(counts)))

@@ -65,4 +65,4 @@ def _continue(
         open_rows = [i for i in open_rows if i not in ended]
         if not open_rows:
             break
-    return [tokenizer.decode(row[start:]).split(stop)[0] for row, start in zip(rows, starts, strict=True)]
+    return [str(tokenizer.decode(row[start:])).split(stop)[0] for row, start in zip(rows, starts, strict=True)]

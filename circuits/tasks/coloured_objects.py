@@ -14,7 +14,7 @@ from circuits.tasks.words import single_token_words, word_list
 
 SURFACES = ("table", "desk", "floor")
 OPENERS = ("there is", "you see", "I see")
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black")
+COLORS: tuple[str, ...] = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black")
 N_OBJECTS = 3
 
 

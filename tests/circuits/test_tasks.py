@@ -163,7 +163,7 @@ def test_registry_names_are_unique() -> None:
         (lambda tokenizer: get_task("induction").prompts(tokenizer, n=0, seed=0), "at least 1, got 0"),
         (lambda tokenizer: get_task("ioi").prompts(tokenizer, n=1, seed=0, split="dev"), "Unknown split 'dev'"),
         (
-            lambda tokenizer: get_task("relations").prompts(tokenizer, n=100_000, seed=0),
+            lambda tokenizer: get_task("relations", relation="animal-young").prompts(tokenizer, n=100_000, seed=0),
             "distinct relations prompts of this split can be written with this tokenizer, 100000 were asked for",
         ),
         (
