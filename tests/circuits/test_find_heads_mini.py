@@ -64,7 +64,7 @@ def test_induction_is_a_previous_token_head_and_induction_heads(mini: Model) -> 
     assert [role for head, role in roles.items() if head.layer == 1] == ["induction"] * 6
 
 
-@pytest.mark.parametrize("task", ["greater-than", "relations", "docstring", "agreement"])
+@pytest.mark.parametrize("task", ["greater-than", "relations", "agreement", "pronoun"])
 def test_every_task_has_heads_with_evidence(mini: Model, task: str) -> None:
     scores = find_heads(mini, task, n_prompts=40, n_random=0, progress=False)
     assert scores.provenance.warnings == ()

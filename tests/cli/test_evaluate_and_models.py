@@ -22,7 +22,7 @@ def test_evaluate_as_json(command: Command, circuit_directory: Path) -> None:
     rows = json.loads(out, parse_constant=pytest.fail)["measurements"]
     left_out = [row["task"] for row in rows if row["n"] == 0]
     assert left_out and all(row["value"] is None for row in rows if row["n"] == 0)
-    assert "The task ioi is left out" in err
+    assert "Left out: ioi, " in err
 
 
 def test_models_lists_what_is_here(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from interp.cli import main as main_module
 from interp.errors import InputError, ModelNotSupported
 from tests.cli.conftest import Command
 
-COMMANDS = ("find-heads", "evaluate", "models")
+COMMANDS = ("find-heads", "scan", "sinks", "retrieval", "importance", "compare", "evaluate", "models")
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), *((name, "--help") for name in COMMANDS)])
@@ -104,7 +104,7 @@ def test_every_error_has_its_exit_code(
 def test_debug_shows_the_traceback(command: Command) -> None:
     code, _, err = command("find-heads", "--task", "chess", "--debug")
     assert code == 2
-    assert "Traceback" in err and err.endswith("greater-than, relations.\n")
+    assert "Traceback" in err and err.endswith("passage, needle.\n")
 
 
 def test_a_pipe_that_closes_early_is_no_traceback(circuit_directory: Path) -> None:
