@@ -6,7 +6,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, cast
 
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -86,7 +86,7 @@ def _first_token_mass(recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTra
         tokenizer=tokenizer, seed=recipe.seed + 1, sizes=sizes, copying_steps=0, growing_steps=1, block_rows=0.0
     )
     tokens, _ = mixture.batch(1)
-    text = TokenBatch(tokens, (tokens != tokenizer.pad_token_id).long(), True)
+    text = TokenBatch(tokens, tokens.ne(cast(int, tokenizer.pad_token_id)).long(), True)
     result = scan(load(model, tokenizer=tokenizer), text, [FirstTokenMass()], progress=False)[FirstTokenMass.name]
     assert isinstance(result, HeadScores)
     return [[round(mass, 4) for mass in layer] for layer in result.scores.tolist()]

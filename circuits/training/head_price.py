@@ -4,21 +4,22 @@ A head that is not needed at a token can only write nothing there by attending t
 attention sinks are what this price leads to.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 HALF = 0.5
 """A head that writes so much, relative to the length of the residual stream, counts as half a head."""
 
 
 @contextmanager
-def writing_heads(model: LlamaForCausalLM) -> Iterator[list[Float[Tensor, ""]]]:
+def writing_heads(model: LlamaForCausalLM) -> Generator[list[Float[Tensor, ""]]]:
     """Within it, every layer's forward pass appends how many of its heads write, averaged over all tokens.
 
     A head counts as ``s / (s + HALF)`` at a token, where s is the length of what it adds to the residual stream,
@@ -38,8 +39,9 @@ def writing_heads(model: LlamaForCausalLM) -> Iterator[list[Float[Tensor, ""]]]:
         share = (squares.clamp_min(0) + 1e-8).sqrt() / stream[0][..., None]
         counts.append((share / (share + HALF)).mean(dim=(0, 1)).sum())
 
+    attentions = [cast(LlamaAttention, layer.self_attn) for layer in model.model.layers]
     handles = [layer.register_forward_pre_hook(before_layer) for layer in model.model.layers]
-    handles += [layer.self_attn.o_proj.register_forward_pre_hook(before_output) for layer in model.model.layers]
+    handles += [attention.o_proj.register_forward_pre_hook(before_output) for attention in attentions]
     try:
         yield counts
     finally:

@@ -7,11 +7,13 @@ there and another one the token k - 1 back. On repeated long blocks all k are eq
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 
 def narrow(model: LlamaForCausalLM, width: int) -> None:
@@ -34,10 +36,10 @@ def _unused(model: LlamaForCausalLM, width: int) -> Iterator[tuple[Float[Tensor,
 
     What is left are the pairs of dimensions that turn fastest with the position, and as many of the values.
     """
-    d_head = model.config.head_dim
+    d_head = int(model.config.head_dim or 0)
     unused = torch.arange(d_head // 2).repeat(2) >= width // 2
     for layer in model.model.layers:
-        attention = layer.self_attn
+        attention = cast(LlamaAttention, layer.self_attn)
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
             rows = unused.repeat(projection.weight.shape[0] // d_head)
             yield projection.weight, rows[:, None].expand_as(projection.weight)

@@ -24,7 +24,7 @@ from interp.cli.options import (
 
 
 def find_heads(
-    task: Annotated[str, typer.Option("--task", help="A task, as ioi, passage or needle; a wrong name lists them all.")] = "ioi",
+    task: Annotated[str, typer.Option("--task", help="A task, as ioi; a wrong name lists them all.")] = "ioi",
     model: ModelOption = "mini",
     n_prompts: Annotated[int, typer.Option("--n-prompts", help="Prompts of the task.")] = 100,
     seed: SeedOption = 0,
