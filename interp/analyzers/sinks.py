@@ -20,6 +20,7 @@ from torch import Tensor
 
 from interp.analyzers.analyzer import Analyzer, AnalyzerReader, HeadMeanReader, Shape
 from interp.analyzers.received import ColumnSums, Received, ReceivedReader, grown
+from interp.analyzers.written_norms import no_op, triangles, written_norms
 from interp.attention.rows import AttentionRows, LayerCall, Stream
 from interp.errors import InputError, ModelNotSupported
 from interp.model.model import Model
@@ -136,45 +137,11 @@ def sink_keys(
     return (alpha > threshold[:, None, None]) & (seen_by >= required[:, None])[:, None]
 
 
-def written_norms(
-    vectors: Float[Tensor, "batch kv_head position d_value"],
-    roots: Float[Tensor, "head rank d_value"] | None,
-    n_heads: int,
-) -> Float[Tensor, "batch head position"]:
-    """``||x W_O||`` in every query head, for the head's own vectors or its KV head's.
-
-    Arguments:
-        roots: per head the triangle R of the QR decomposition of W_O transposed, for which ``||x W_O|| = ||R x||``
-            without a vector as wide as the residual stream; None for ``||x||``.
-    """
-    group = n_heads // vectors.shape[1]
-    if roots is None:
-        return vectors.float().norm(dim=-1).repeat_interleave(group, 1)
-    roots = roots.to(vectors.device)
-    written = [(vectors[:, head // group].float() @ roots[head].mT).norm(dim=-1) for head in range(n_heads)]
-    return torch.stack(written, 1)
-
-
 def masked_mean(
     values: Float[Tensor, "batch head key"], mask: Bool[Tensor, "batch head key"]
 ) -> Float[Tensor, "batch head"]:
     """Mean over the keys where `mask` is True; NaN where it nowhere is."""
     return (values * mask).sum(-1) / mask.sum(-1)
-
-
-def no_op(
-    sink_mass: Float[Tensor, "batch head"],
-    output_norm: Float[Tensor, "batch head"],
-    value_norm: Float[Tensor, "batch head"],
-) -> Float[Tensor, "batch head"]:
-    """``sink_mass * (1 - output_norm / value_norm)``, clipped at 0: much attention on sinks, little written.
-
-    Arguments:
-        sink_mass: mean attention per query on the head's sinks.
-        output_norm: mean ``||z W_O||``.
-        value_norm: mean ``||v W_O||`` of the keys that are no sinks.
-    """
-    return sink_mass * (1 - output_norm / value_norm).clamp_min(0)
 
 
 def output_weights(model: Model) -> Float[Tensor, "layer head d_value d_model"]:
@@ -236,7 +203,7 @@ class _Sinks(HeadMeanReader):
     def __init__(self, shape: Shape, parameters: Sinks) -> None:
         super().__init__(shape, name=parameters.name, unit="mean attention received", value_range=(0.0, 1.0))
         self.parameters = parameters
-        self.roots = _roots(parameters.output_weights, shape)
+        self.roots = triangles(parameters.output_weights, shape)
         self._finished: list[dict[str, Float[Tensor, "example layer head"]]] = []
         self.learned_sink = False
         self._start()
@@ -405,16 +372,3 @@ def _with_length_warning(provenance: Provenance, lengths: Float[Tensor, " exampl
 
 def _exceeds(alpha: Float[Tensor, "batch head"], epsilon: float) -> Float[Tensor, "batch head"]:
     return (alpha > epsilon).double().where(~alpha.isnan(), torch.nan)
-
-
-def _roots(
-    weights: Float[Tensor, "layer head d_value d_model"] | None, shape: Shape
-) -> list[Float[Tensor, "head rank d_value"]] | None:
-    if weights is None:
-        return None
-    if tuple(weights.shape[:2]) != (shape.n_layers, shape.n_heads):
-        raise InputError(
-            f"output_weights has {weights.shape[0]} layers of {weights.shape[1]} heads, but the model has "
-            f"{shape.n_layers} of {shape.n_heads}. Pass output_weights(model) of the model that is scanned."
-        )
-    return [torch.linalg.qr(layer.detach().float().mT, mode="r").R for layer in weights]

@@ -1,13 +1,15 @@
-"""Feeds a reader with a map made by hand, in blocks of queries as the hook would."""
+"""Feeds a reader with maps made by hand, in blocks of queries as the hook would."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from interp.analyzers.analyzer import Analyzer, Shape
 from interp.attention.kernel import MASKED
-from interp.attention.rows import AttentionRows, Stream
+from interp.attention.rows import AttentionRows, LayerCall, Stream
 from interp.provenance import Provenance
 from interp.results import HeadScores, TokenMap
 
@@ -21,34 +23,41 @@ def read(
     causal: bool = True,
     block: int = 7,
     sink_logit: bool = False,
+    values: Tensor | None = None,
 ) -> HeadScores | TokenMap:
-    """The analyzer's result for one head with this map ``[query, key]``."""
-    n = len(pattern)
+    """The analyzer's result for heads with these maps, ``[query, key]``, ``[head, query, key]`` or one per example.
+
+    Examples come one after the other, as several passes of one scan. `values` are ``[key, d_value]``; ones if none.
+    """
+    maps = pattern.view(*[1] * (4 - pattern.dim()), *pattern.shape)
+    n_heads, n = maps.shape[1:3]
     tokens = torch.arange(n) if tokens is None else tokens
-    reader = analyzer.reader(Shape(n_layers=1, n_heads=1, kind="self"))
-    stream = Stream(tokens=tokens[None], valid=None if valid is None else valid[None], past=0)
-    reader.begin(stream)
+    reader = analyzer.reader(Shape(n_layers=1, n_heads=n_heads, kind="self"))
     seen = torch.ones(n, n, dtype=torch.bool)
     seen = seen.tril() if causal else seen
     if valid is not None:
         seen = seen & valid
-    scores = torch.where(seen, pattern.log().clamp_min(-80), MASKED)
-    for start in range(0, n, block):
-        end = min(start + block, n)
-        last = end if causal else n
-        reader.read_rows(
-            AttentionRows(
-                layer=0,
-                kind="self",
-                pattern=pattern[None, None, start:end, :last],
-                scores=scores[None, None, start:end, :last],
-                queries=torch.arange(start, end),
-                keys=torch.arange(last),
-                stream=stream,
-                key_stream=stream,
-                decoding=False,
-                sink_logit=sink_logit,
-            )
+    every = torch.arange(n)
+    vectors = (torch.ones(n, 2) if values is None else values).to(maps).expand(1, n_heads, n, -1)
+    for example in maps.split(1):
+        stream = Stream(tokens=tokens[None], valid=None if valid is None else valid[None], past=0)
+        shared = {"layer": 0, "kind": "self", "stream": stream, "key_stream": stream, "decoding": False}
+        reader.begin(stream)
+        scores = torch.where(seen, example.log().clamp_min(-80), MASKED)
+        for start in range(0, n, block):
+            end = min(start + block, n)
+            last = end if causal else n
+            part = (slice(None), slice(None), slice(start, end), slice(last))
+            reader.read_rows(
+                AttentionRows(
+                    pattern=example[part], scores=scores[part], queries=every[start:end], keys=every[:last],
+                    sink_logit=sink_logit, **shared,
+                )
+            )  # fmt: skip
+        ones = torch.ones(1, n_heads, n, 2).to(maps)
+        z = (example @ vectors).transpose(1, 2)
+        reader.read_call(
+            LayerCall(query=ones, key=ones, value=vectors, z=z, scale=1.0, queries=every, keys=every, **shared)
         )
     n_real = n if valid is None else int(valid.sum())
     return reader.result(Provenance(model="by hand"), [str(i) for i in range(n_real)])
@@ -78,4 +87,22 @@ def first(n: int) -> Tensor:
     """A head on the first token."""
     pattern = torch.zeros(n, n)
     pattern[:, 0] = 1
+    return pattern
+
+
+def key_bias(n: int, c: float) -> Tensor:
+    """A head whose scores are 0 except for the first key, which has c."""
+    scores = torch.zeros(n, n)
+    scores[:, 0] = c
+    return scores.masked_fill(torch.ones(n, n).triu(1) > 0, -math.inf).softmax(-1)
+
+
+def pointing(n: int, targets: dict[int, float]) -> Tensor:
+    """Every query gives each visible target its share, and what is left to itself."""
+    pattern = torch.eye(n)
+    for query in range(n):
+        for key, share in targets.items():
+            if key < query:
+                pattern[query, key] = share
+                pattern[query, query] -= share
     return pattern

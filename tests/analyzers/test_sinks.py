@@ -11,72 +11,22 @@ from torch import Tensor
 import interp
 from interp.analyzers.analyzer import Shape
 from interp.analyzers.received import ReceivedMass
-from interp.analyzers.sinks import Sinks, SinkTokens, output_weights, sink_keys, sink_table, token_kind, written_norms
-from interp.attention.kernel import MASKED
-from interp.attention.rows import AttentionRows, LayerCall, Stream
+from interp.analyzers.sinks import Sinks, SinkTokens, output_weights, sink_keys, sink_table, token_kind
+from interp.analyzers.written_norms import written_norms
 from interp.errors import InputError, ModelNotSupported
 from interp.model.tokens import TokenBatch
 from interp.provenance import Provenance
 from interp.results import HeadScores, TokenMap
+from tests.analyzers import hand_made
+from tests.analyzers.hand_made import key_bias, pointing, uniform
 from tests.attention.models import loaded
 
 HEADS = ("sink rate", "sink mass", "later sinks", "key norm", "value norm", "output norm", "no-op")
 
 
-def uniform(n: int) -> Tensor:
-    causal = torch.ones(n, n).tril()
-    return causal / causal.sum(-1, keepdim=True)
-
-
-def key_bias(n: int, c: float) -> Tensor:
-    """Scores 0 except column 0, which has c."""
-    scores = torch.zeros(n, n)
-    scores[:, 0] = c
-    return scores.masked_fill(torch.ones(n, n).triu(1) > 0, -math.inf).softmax(-1)
-
-
-def pointing(n: int, targets: dict[int, float]) -> Tensor:
-    """Every query gives each visible target its share, and what is left to itself."""
-    pattern = torch.eye(n)
-    for query in range(n):
-        for key, share in targets.items():
-            if key < query:
-                pattern[query, key] = share
-                pattern[query, query] -= share
-    return pattern
-
-
-def read(pattern: Tensor, analyzer: Any = None, *, values: Tensor | None = None, block: int = 7) -> Any:
-    """The result of an analyzer on hand-made maps ``[query, key]`` or ``[example, head, query, key]``."""
-    analyzer = analyzer or Sinks()
-    pattern = pattern if pattern.dim() == 4 else pattern[None, None]
-    n_examples, n_heads, n, _ = pattern.shape
-    reader = analyzer.reader(Shape(n_layers=1, n_heads=n_heads, kind="self"))
-    visible = torch.ones(n, n, dtype=torch.bool).tril()
-    scores = torch.where(visible, pattern.log().clamp_min(-80), MASKED)
-    values = torch.ones(n_examples, n_heads, n, 2) if values is None else values[None, None]
-    # One example at a time, as three passes of one scan.
-    for index in range(n_examples):
-        stream = Stream(tokens=torch.arange(n)[None], valid=None, past=0)
-        reader.begin(stream)
-        one = slice(index, index + 1)
-        shared = {"layer": 0, "kind": "self", "stream": stream, "key_stream": stream, "decoding": False}
-        for start in range(0, n, block):
-            end = min(start + block, n)
-            reader.read_rows(
-                AttentionRows(
-                    pattern=pattern[one, :, start:end, :end], scores=scores[one, :, start:end, :end],
-                    queries=torch.arange(start, end), keys=torch.arange(end), sink_logit=False, **shared,
-                )
-            )  # fmt: skip
-        z = (pattern[one] @ values[one]).transpose(1, 2)
-        reader.read_call(
-            LayerCall(
-                query=torch.ones(1, n_heads, n, 2), key=torch.ones(1, n_heads, n, 2), value=values[one], z=z, scale=1.0,
-                queries=torch.arange(n), keys=torch.arange(n), **shared,
-            )
-        )  # fmt: skip
-    return reader.result(Provenance(model="by hand"), [str(position) for position in range(n)])
+def read(pattern: Tensor, analyzer: Any = None, **options: Any) -> Any:
+    """The result of an analyzer of sinks on maps made by hand."""
+    return hand_made.read(analyzer or Sinks(), pattern, **options)
 
 
 @pytest.mark.parametrize(
