@@ -65,7 +65,8 @@ class HeadMeanReader(AnalyzerReader):
         self._chances: list[Float[Tensor, " example"]] = []
         self._sums: dict[int, Float[Tensor, "example head"]] = {}
         self._expected: dict[int, Float[Tensor, " example"]] = {}
-        self._counts: dict[int, Float[Tensor, " example"]] = {}
+        self._counts: dict[int, Float[Tensor, " example"] | Float[Tensor, "example head"]] = {}
+        self._expected_counts: dict[int, Float[Tensor, " example"]] = {}
 
     def begin(self, stream: Stream) -> None:
         if stream.past == 0:
@@ -98,10 +99,17 @@ class HeadMeanReader(AnalyzerReader):
         layer: int,
         sums: Float[Tensor, "batch head"],
         expected: Float[Tensor, " batch"],
-        counts: Float[Tensor, " batch"],
+        counts: Float[Tensor, " batch"] | Float[Tensor, "batch head"],
+        expected_counts: Float[Tensor, " batch"] | None = None,
     ) -> None:
-        """Add sums over rows, their values under uniform attention, and the number of rows."""
-        for store, value in ((self._sums, sums), (self._expected, expected), (self._counts, counts)):
+        """Add sums over rows, their values under uniform attention, and the number of rows.
+
+        What a score is divided by may be a head's own, such as its attention to some keys; uniform attention then has
+        the `expected_counts`.
+        """
+        uniform = counts if expected_counts is None else expected_counts
+        stores = (self._sums, self._expected, self._counts, self._expected_counts)
+        for store, value in zip(stores, (sums, expected, counts, uniform), strict=True):
             store[layer] = store[layer] + value if layer in store else value
 
     def result(self, provenance: Provenance, tokens: list[str]) -> HeadScores:
@@ -129,9 +137,10 @@ class HeadMeanReader(AnalyzerReader):
         chances = torch.full((n_examples, self.shape.n_layers), torch.nan, dtype=torch.float64)
         for layer, sums in self._sums.items():
             counts = self._counts[layer].double()
-            means[:, layer, : sums.shape[1]] = (sums.double() / counts[:, None]).cpu()
-            chances[:, layer] = (self._expected[layer].double() / counts).cpu()
+            counts = counts if counts.dim() == 2 else counts[:, None]
+            means[:, layer, : sums.shape[1]] = (sums.double() / counts).cpu()
+            chances[:, layer] = (self._expected[layer].double() / self._expected_counts[layer].double()).cpu()
         self._examples.append(means)
         self._chances.append(chances.nanmean(-1))
-        for store in (self._sums, self._expected, self._counts):
+        for store in (self._sums, self._expected, self._counts, self._expected_counts):
             store.clear()

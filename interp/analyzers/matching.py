@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.analyzers.analyzer import Analyzer, AnalyzerReader, HeadMeanReader, Shape
+from interp.analyzers.analyzer import AnalyzerReader, Shape
+from interp.analyzers.targets import TargetAnalyzer, TargetReader
 from interp.attention.rows import AttentionRows, Stream
 from interp.errors import InputError
 
 BLOCK = 256
-
-Normalisation = Literal["sum_per_query", "mean_per_entry"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,67 +82,60 @@ def pairs_of(stream: Stream) -> EqualPairs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DuplicateToken(Analyzer):
+class DuplicateToken(TargetAnalyzer):
     """Attention to earlier copies of the current token.
 
     *Formula* (normalisation ``sum_per_query``): for every query with at least one earlier copy, the sum of ``A[i, j]``
     over all ``j < i`` with ``tok[j] == tok[i]``; mean over those queries. With ``mean_per_entry`` the mean of ``A[i,
-    j]`` over all such pairs: the echo score of RazorAttention, whose largest value is below 1 where tokens come more
-    than twice. *Range* [0, 1]. *Chance*: uniform attention over the visible keys. NaN where no token repeats.
+    j]`` over all such pairs: the echo score of RazorAttention; with ``per_row_all`` TransformerLens' ``detect_head``
+    (see `TargetAnalyzer`). *Range* [0, 1]. *Chance*: uniform attention over the visible keys. NaN where no token
+    repeats (``per_row_all``: 0).
     *Source*: Wang et al. 2022, arXiv 2211.00593; Tang et al. 2024, arXiv 2407.15891 (echo heads).
     """
 
     name: ClassVar[str] = "duplicate-token"
-    normalisation: Normalisation = "sum_per_query"
 
     def reader(self, shape: Shape) -> AnalyzerReader:
-        return _Matching(shape, name=self.name, normalisation=self.normalisation)
+        return _Matching(shape, self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Induction(Analyzer):
+class Induction(TargetAnalyzer):
     """Attention to what followed earlier copies of the current token (prefix matching).
 
     *Formula* (normalisation ``sum_per_query``): for every query with at least one earlier copy, the sum of ``A[i, j]``
     over all ``j <= i`` with ``tok[j-1] == tok[i]``; mean over those queries. The diagonal counts when a token repeats
     at once. With ``mean_per_entry`` the mean of ``A[i, j]`` over all such pairs, as RazorAttention has it: a perfect
-    head on four copies gets 0.5. *Range* [0, 1]. *Chance*: uniform attention over the visible keys. NaN where no token
-    repeats.
-    *Source*: Olsson et al. 2022, arXiv 2209.11895; Tang et al. 2024, arXiv 2407.15891. Difference: TransformerLens'
-    ``detect_head`` divides by all rows.
+    head on four copies gets 0.5; with ``per_row_all`` TransformerLens' ``detect_head`` (see `TargetAnalyzer`). *Range*
+    [0, 1]. *Chance*: uniform attention over the visible keys. NaN where no token repeats (``per_row_all``: 0).
+    *Source*: Olsson et al. 2022, arXiv 2209.11895; Tang et al. 2024, arXiv 2407.15891. Difference from the published
+    code, which counts one key too many at the end of every block: targets are found by their tokens.
     """
 
     name: ClassVar[str] = "induction"
-    normalisation: Normalisation = "sum_per_query"
 
     def reader(self, shape: Shape) -> AnalyzerReader:
-        return _Matching(shape, name=self.name, normalisation=self.normalisation, shift=1)
+        return _Matching(shape, self, shift=1)
 
 
-class _Matching(HeadMeanReader):
+class _Matching(TargetReader):
     """Sums attention to the equal earlier tokens, or to the tokens `shift` places after them."""
 
-    def __init__(self, shape: Shape, *, name: str, normalisation: Normalisation, shift: int = 0) -> None:
-        if normalisation not in get_args(Normalisation):
-            raise InputError(
-                f"{name} has no normalisation {normalisation!r}. Choose from {', '.join(get_args(Normalisation))}."
-            )
-        per_pair = normalisation == "mean_per_entry"
-        unit = "attention mass per target" if per_pair else "attention mass"
-        super().__init__(shape, name=name, unit=unit, value_range=(0.0, 1.0))
-        self.shift, self.per_pair = shift, per_pair
+    def __init__(self, shape: Shape, analyzer: TargetAnalyzer, shift: int = 0) -> None:
+        super().__init__(shape, analyzer)
+        self.shift = shift
 
     def read_rows(self, rows: AttentionRows) -> None:
         n_examples = rows.pattern.shape[0]
         pairs = pairs_of(rows.stream).between(int(rows.queries[0]), int(rows.queries[-1]))
         row = torch.searchsorted(rows.queries, pairs.query)
-        key = pairs.key + self.shift - rows.keys[0]
+        target = pairs.key + self.shift
+        key = target - rows.keys[0]
         inside = (rows.queries[row] == pairs.query) & (key >= 0) & (key < len(rows.keys))
+        inside &= self.allowed(pairs.query, target, rows.first_key.to(target.device)[pairs.example])
         example, row, key = pairs.example[inside], row[inside], key[inside]
         sums = rows.pattern.new_zeros(n_examples, rows.pattern.shape[1], dtype=torch.float64)
         sums.index_add_(0, example, rows.pattern[example, :, row, key].double())
         n_targets = torch.zeros(n_examples, len(rows.queries), dtype=torch.float64, device=sums.device)
         n_targets.index_put_((example, row), torch.ones_like(row, dtype=torch.float64), accumulate=True)
-        expected = (n_targets / rows.n_visible.clamp_min(1)).sum(-1)
-        counts = n_targets if self.per_pair else (n_targets > 0).double()
-        self.add_sums(rows.layer, sums, expected, counts.sum(-1))
+        self.add_targets(rows, sums, n_targets)

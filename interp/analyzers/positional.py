@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.analyzers.analyzer import Analyzer, AnalyzerReader, HeadMeanReader, Shape
+from interp.analyzers.targets import TargetAnalyzer, TargetReader
 from interp.attention.rows import AttentionRows
 
 
@@ -54,25 +55,29 @@ class _FirstToken(HeadMeanReader):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreviousToken(Analyzer):
+class PreviousToken(TargetAnalyzer):
     """Attention to the previous token.
 
     *Formula*: mean over i >= 1 of ``A[i, i-1]``. *Range* [0, 1]. *Chance*: uniform attention over the visible keys.
-    *Source*: Olsson et al. 2022, arXiv 2209.11895. TransformerLens' ``detect_head`` also counts the first row, which
-    has no previous token, and so reaches (n-1)/n at most.
+    Every query but the first has one target, so ``sum_per_query`` and ``mean_per_entry`` are the same; ``per_row_all``
+    is TransformerLens' ``detect_head``, which also counts the first row and so reaches (n-1)/n at most (see
+    `TargetAnalyzer`).
+    *Source*: Olsson et al. 2022, arXiv 2209.11895.
     """
 
     name: ClassVar[str] = "previous-token"
 
     def reader(self, shape: Shape) -> AnalyzerReader:
-        return _PreviousToken(shape, name=self.name, unit="attention mass", value_range=(0.0, 1.0))
+        return _PreviousToken(shape, self)
 
 
-class _PreviousToken(HeadMeanReader):
+class _PreviousToken(TargetReader):
     def read_rows(self, rows: AttentionRows) -> None:
-        values = mass_at(rows.pattern, (rows.queries - 1 - rows.keys[0])[None])
         first = rows.first_key[:, None].to(rows.queries.device)
-        self.add(rows, values, 1 / rows.n_visible.clamp_min(1), rows.queries[None] > first)
+        values = mass_at(rows.pattern, (rows.queries - 1 - rows.keys[0])[None])
+        counted = (rows.queries > first) & self.allowed(rows.queries, rows.queries - 1, first)
+        counted = (counted if rows.query_valid is None else counted & rows.query_valid).double()
+        self.add_targets(rows, (values * counted[:, None]).sum(-1), counted)
 
 
 @dataclass(frozen=True, kw_only=True)
