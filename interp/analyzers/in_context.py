@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -10,6 +12,7 @@ from tqdm.auto import tqdm
 from interp.attention.participants import Editor
 from interp.attention.session import watch
 from interp.errors import InputError
+from interp.interventions.frozen_patterns import FrozenPatterns
 from interp.interventions.scale_heads import ScaleHeads
 from interp.loss_curve import LossCurve
 from interp.model.model import Inputs, Model
@@ -18,6 +21,7 @@ from interp.scanning import batched
 from interp.statistics import layer_controls, mean_interval
 
 EARLY, LATE = 50, 500
+Ablation = Literal["full", "pattern-preserving"]
 
 
 def in_context_score(
@@ -67,22 +71,30 @@ def in_context_heads(
     *,
     early: int = EARLY,
     late: int = LATE,
+    ablation: Ablation = "full",
     batch_size: int = 8,
     progress: bool | None = None,
 ) -> HeadScores:
     """How much of a model's in-context learning each head carries: its score without the head minus its score.
 
-    *Formula*: ``(loss'[late] - loss'[early]) - (loss[late] - loss[early])``, primes with the head's output zeroed and
-    everything behind it recomputed (full ablation). *Unit*: nats; positive: the head helps late predictions more than
-    early ones. *Chance* 0; ``layer mean`` is the mean of the layer's other heads, the control for heads that merely
-    matter. Columns ``late`` and ``early`` are the two changes of loss. *Interval*: 95 % over documents.
+    *Formula*: ``(loss'[late] - loss'[early]) - (loss[late] - loss[early])``, primes with the head's output zeroed.
+    *Unit*: nats; positive: the head helps late predictions more than early ones. *Chance* 0; ``layer mean`` is the mean
+    of the layer's other heads, the control for heads that merely matter. Columns ``late`` and ``early`` are the two
+    changes of loss. *Interval*: 95 % over documents.
 
     *Source*: Olsson et al. 2022, arXiv 2209.11895. arXiv 2405.14992 zeroes value vectors, which grouped heads share;
     zeroing z is the same where they do not. One forward pass per head and batch.
 
+    Arguments:
+        ablation: ``"full"``: everything behind the head is computed again. ``"pattern-preserving"``: all heads keep the
+            attention patterns of the untouched model, so only what the head itself writes is lost; a previous-token
+            head that serves the keys of later ones then counts for nothing. Twice the arithmetic.
+
     Raises:
-        InputError: as in `in_context_score`.
+        InputError: as in `in_context_score`, or an unknown ablation.
     """
+    if ablation not in get_args(Ablation):
+        raise InputError(f"There is no ablation {ablation!r}. Choose from {', '.join(get_args(Ablation))}.")
     tokens = _documents(model, data, early, late)
     whole = _losses(model, tokens, batch_size)[:, [early, late]]
     shape = (model.n_layers, model.n_heads)
@@ -91,7 +103,8 @@ def in_context_heads(
     for layer, head in tqdm(heads, desc="ablate", unit="head", disable=None if progress is None else not progress):
         gates = torch.ones(shape)
         gates[layer, head] = 0
-        changes[:, layer, head] = _losses(model, tokens, batch_size, ScaleHeads(gates))[:, [early, late]] - whole
+        losses = _losses(model, tokens, batch_size, gates, frozen=ablation == "pattern-preserving")
+        changes[:, layer, head] = losses[:, [early, late]] - whole
     effects = changes[..., 1] - changes[..., 0]
     mean, low, high = mean_interval(effects)
     others, _ = layer_controls(mean)
@@ -105,7 +118,9 @@ def in_context_heads(
         ci_high=high,
         columns={"late": changes[..., 1].mean(0), "early": changes[..., 0].mean(0), "layer mean": others},
         higher_is="more in-context learning by the head",
-        provenance=model.provenance([model.batch(tokens)], parameters={"early": early, "late": late}),
+        provenance=model.provenance(
+            [model.batch(tokens)], parameters={"early": early, "late": late, "ablation": ablation}
+        ),
         notes={"examples": len(tokens), "score": float((whole[:, 1] - whole[:, 0]).mean())},
     )
 
@@ -133,12 +148,27 @@ def _foreign(tokens: Int[Tensor, "document position"], early: int, late: int) ->
 
 @torch.inference_mode()
 def _losses(
-    model: Model, tokens: Int[Tensor, "document position"], batch_size: int, *editors: Editor
+    model: Model,
+    tokens: Int[Tensor, "document position"],
+    batch_size: int,
+    gates: Float[Tensor, "layer head"] | None = None,
+    *,
+    frozen: bool = False,
 ) -> Float[Tensor, "document predicted"]:
-    """Cross-entropy of every next token in nats, on the CPU."""
+    """Cross-entropy of every next token in nats, on the CPU; heads times their gates, patterns as without gates."""
     rows: list[Tensor] = []
-    with watch(model, *editors):
-        for part in tokens.split(batch_size):
-            logits = model(part)[:, :-1].float()
-            rows.append(torch.nn.functional.cross_entropy(logits.mT, part[:, 1:], reduction="none").double().cpu())
+    for part in tokens.split(batch_size):
+        with watch(model, *_editors(len(part), gates, frozen)):
+            logits = model(torch.cat([part, part]) if frozen else part)[-len(part) :, :-1].float()
+        rows.append(torch.nn.functional.cross_entropy(logits.mT, part[:, 1:], reduction="none").double().cpu())
     return torch.cat(rows)
+
+
+def _editors(n_documents: int, gates: Float[Tensor, "layer head"] | None, frozen: bool) -> list[Editor]:
+    """What scales the heads; with frozen patterns, in the second half of a batch of the same documents twice."""
+    if gates is None:
+        return []
+    if not frozen:
+        return [ScaleHeads(gates)]
+    own = torch.stack([torch.ones_like(gates), gates]).repeat_interleave(n_documents, 0)
+    return [FrozenPatterns(torch.arange(n_documents).repeat(2)), ScaleHeads(own)]

@@ -53,6 +53,25 @@ def test_its_two_heads_carry_it(circuit: Model, documents: Tensor) -> None:
     assert found.columns["layer mean"][1, 0] == pytest.approx(found["L1H1"])
 
 
+def test_with_patterns_kept_only_what_a_head_writes_counts(circuit: Model, documents: Tensor) -> None:
+    """The previous-token head serves the keys of the induction head, which itself raises logits.
+
+    No logit reads what the former writes; without it the final norm only leaves more to the others.
+    """
+    options = {"early": 10, "late": 50, "progress": False}
+    full = in_context_heads(circuit, documents, **options)
+    kept = in_context_heads(circuit, documents, **options, ablation="pattern-preserving", batch_size=3)
+    assert kept["L0H0"] < 0 and full["L0H0"] > 1
+    assert kept["L1H1"] == pytest.approx(full["L1H1"], abs=1e-5)
+    assert kept.provenance.parameters["ablation"] == "pattern-preserving"
+
+
+@pytest.mark.usefixtures("unchecked_annotations")
+def test_an_unknown_ablation_is_refused(circuit: Model, documents: Tensor) -> None:
+    with pytest.raises(InputError, match="no ablation 'zero'. Choose from full, pattern-preserving"):
+        in_context_heads(circuit, documents, early=1, late=2, ablation="zero")  # type: ignore[arg-type]
+
+
 def test_batch_size_and_saving_change_nothing(circuit: Model, documents: Tensor, tmp_path: object) -> None:
     one, many = (in_context_score(circuit, documents, early=3, late=40, batch_size=n) for n in (1, 8))
     torch.testing.assert_close(one.loss, many.loss, atol=1e-6, rtol=0)
