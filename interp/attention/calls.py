@@ -124,7 +124,7 @@ class WatchedCall:
         variant: Variant,
     ) -> None:
         self.context, self.module, self.view, self.variant, self.mask = context, module, view, variant, mask
-        self.query, self.key, self.value = query, key.contiguous(), value.contiguous()
+        self.query, self.key, self.value = query, _rows_together(key), _rows_together(value)
         self.decoding = context.site.kind in ("self", "cross") and context.stream.past > 0
         self.queries = torch.arange(query.shape[2], device=query.device) + self._first_query()
         self.keys = torch.arange(key.shape[2], device=query.device) + self._first_key()
@@ -217,7 +217,9 @@ class WatchedCall:
         if not self.variant.fusible or any(indices is None for indices in wanted):
             return every
         chosen = [indices.cpu() for indices in wanted if indices is not None]
-        return torch.cat(chosen).unique() if chosen else every[:0]
+        needed = torch.cat(chosen).unique() if chosen else every[:0]
+        # Where most rows are needed, computing the others too costs less than a fused run of all of them.
+        return every if 2 * len(needed) > len(every) else needed
 
     def _blocks(self, needed: Int[Tensor, " query"]) -> Sequence[Block]:
         width = self.query.shape[0] * self.query.shape[1]
@@ -283,6 +285,11 @@ class WatchedCall:
         if self.context.site.kind == "self":
             return max(0, self.context.stream.past + self.query.shape[2] - self.key.shape[2])
         return self.context.offset if self.context.site.kind == "vision" else 0
+
+
+def _rows_together(states: Tensor) -> Tensor:
+    """A tensor whose last two axes are dense, as matrix products want them; the heads may lie apart."""
+    return states if states.stride()[-2:] == (states.shape[-1], 1) else states.contiguous()
 
 
 def _same_shape(edited: Tensor, original: Tensor, editor: Editor, method: str) -> Tensor:

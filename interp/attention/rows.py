@@ -112,12 +112,12 @@ class AttentionRows:
         """The same block reduced to the query rows with these indices."""
         part = replace(
             self,
-            pattern=self.pattern.index_select(2, rows),
-            scores=None if self.scores is None else self.scores.index_select(2, rows),
-            queries=self.queries.index_select(0, rows),
+            pattern=_selected(self.pattern, 2, rows),
+            scores=None if self.scores is None else _selected(self.scores, 2, rows),
+            queries=_selected(self.queries, 0, rows),
         )
         if self.scores is None:
-            part.__dict__["visible"] = self.visible.index_select(1, rows)
+            part.__dict__["visible"] = _selected(self.visible, 1, rows)
         return part
 
     def edited(self, pattern: Float[Tensor, "batch head query key"]) -> AttentionRows:
@@ -161,6 +161,14 @@ class LayerCall:
     def query_valid(self) -> Bool[Tensor, "batch query"] | None:
         """False for padding queries; None when no query is padding."""
         return _columns(self.stream.valid, self.queries)
+
+
+def _selected(tensor: Tensor, dim: int, indices: Int[Tensor, " some"]) -> Tensor:
+    """Entries along `dim` with ascending indices: a view for a run of them, a copy otherwise."""
+    first, last = (int(indices[0]), int(indices[-1])) if len(indices) else (0, -1)
+    if last - first == len(indices) - 1:
+        return tensor.narrow(dim, first, len(indices))
+    return tensor.index_select(dim, indices)
 
 
 def _columns(
