@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.analyzers.cmr import CmrDistance, cmr_distances, fit_cmr, gaussian_distance
+from interp.analyzers.cmr import LAGS, CmrDistance, cmr_distances, fit_cmr, gaussian_distance
 from interp.analyzers.cmr_model import CmrGrid, association, cmr_grid, crp_of, grid_parameters, selected
 from interp.interventions.scale_heads import ScaleHeads
 from interp.model.model import Model
@@ -76,6 +76,21 @@ def test_fit_finds_its_own_curves_and_ignores_scale_and_offset() -> None:
     torch.testing.assert_close(fit.parameters, grid.parameters[picked])
     one = CmrGrid(torch.zeros(1, 3), grid.crp[:1])
     assert fit_cmr(torch.full((2, 11), 0.4), one).distance.isnan().all()
+
+
+def test_a_setting_without_a_curve_is_never_the_closest() -> None:
+    """Nothing scales a constant up to a head; the published grid has none, so it is only guarded against."""
+    grid = CmrGrid(torch.rand(2, 3), torch.stack([torch.full((11,), 1 / 11), cmr_grid().crp[900]]))
+    fit = fit_cmr(cmr_grid().crp[17], grid)
+    assert fit.distance.isfinite() and torch.equal(fit.parameters, grid.parameters[1])
+    alone = fit_cmr(cmr_grid().crp[17], CmrGrid(grid.parameters[:1], grid.crp[:1]))
+    assert alone.distance.isnan() and alone.inverse_temperature.isnan()
+
+
+def test_lag_zero_is_the_middle_of_the_table() -> None:
+    table = torch.zeros(17)
+    table[8] = 1
+    assert selected(table).argmax() == 5 and len(LAGS) == 11 and LAGS[5] == 0
 
 
 def test_gaussian_baseline() -> None:

@@ -62,6 +62,25 @@ def test_rotation_null_against_random_rotations() -> None:
     assert squared.std() == pytest.approx(sd, rel=0.08)
 
 
+@pytest.mark.parametrize(
+    ("d_model", "d_head", "expected", "spread"), [(256, 32, 0.0626, 0.0016), (768, 64, 0.0361, 0.0006)]
+)
+def test_published_baselines_of_gaussian_matrices(d_model: int, d_head: int, expected: float, spread: float) -> None:
+    """``1 / sqrt(d_model)`` whatever the heads' width, which the spread depends on."""
+    generator = torch.Generator().manual_seed(0)
+    factors = [
+        FactoredMatrix(
+            torch.randn(2, 8, d_model, d_head, generator=generator),
+            torch.randn(2, 8, d_head, d_model, generator=generator),
+        )
+        for _ in range(2)
+    ]
+    scores, z = (found[0, :, 1] for found in composition_scores(*factors))
+    assert scores.mean() == pytest.approx(expected, abs=2e-4) == pytest.approx(1 / math.sqrt(d_model), abs=2e-4)
+    assert 0.5 * spread < scores.std() < 1.15 * spread
+    assert abs(z.mean()) < 0.3 and z.std() == pytest.approx(1, abs=0.3)
+
+
 def test_gaussian_heads_score_one_over_the_root_of_the_width() -> None:
     scores = composition(tiny_llama(n_layers=4, n_kv_heads=4), "Q").scores
     measured = scores[~scores.isnan()]

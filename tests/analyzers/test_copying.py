@@ -15,7 +15,7 @@ from interp.analyzers.copying import (
     ov_circuits,
     raised_share,
 )
-from interp.analyzers.head_weights import head_weights
+from interp.analyzers.head_weights import HeadWeights, head_weights
 from interp.errors import ModelNotSupported
 from interp.model.model import Model
 from interp.stimuli import repeated_tokens
@@ -36,6 +36,41 @@ def test_eigenvalue_score_of_known_matrices() -> None:
     quarter_turns = torch.block_diag(*[torch.tensor([[0.0, -1.0], [1.0, 0.0]])] * 3).double()
     matrices = torch.stack([identity, -identity, quarter_turns, torch.zeros(6, 6)])
     torch.testing.assert_close(eigenvalue_score(matrices), torch.tensor([1.0, -1.0, 0.0, 0.0]).double())
+
+
+def weights_of(value: Tensor, output: Tensor, embedding: Tensor, unembedding: Tensor) -> HeadWeights:
+    """A head with these weights, which looks at nothing."""
+    head = value[None, None]
+    return HeadWeights(
+        layers=(0,), W_Q=torch.zeros_like(head), W_K=torch.zeros_like(head), W_V=head, W_O=output[None, None],
+        W_E=embedding, W_U=unembedding, warnings=(),
+    )  # fmt: skip
+
+
+QUARTER_TURN = torch.block_diag(*[torch.tensor([[0.0, -1.0], [1.0, 0.0]])] * 3)
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"), [(torch.eye(6), 1.0), (-torch.eye(6), -1.0), (QUARTER_TURN, 0.0), (torch.zeros(6, 6), 0.0)]
+)
+def test_copying_of_known_heads_on_orthonormal_embeddings(output: Tensor, expected: float) -> None:
+    embedding = torch.linalg.qr(torch.randn(9, 6))[0]  # 9 tokens
+    circuits = ov_circuits(weights_of(torch.eye(6), output, embedding, embedding.T))
+    assert float(eigenvalue_score(circuits)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_eigenvalues_of_the_vocabulary_matrix_without_building_it() -> None:
+    """Random weights, for which ``W_E W_U`` in place of ``W_U W_E`` has other eigenvalues, or no shape at all."""
+    value, output, embedding, unembedding = (
+        torch.randn(shape).double() for shape in ((8, 3), (3, 8), (12, 8), (8, 12))
+    )
+    dense = torch.linalg.eigvals(embedding @ value @ output @ unembedding)
+    found = torch.linalg.eigvals(ov_circuits(weights_of(value, output, embedding, unembedding))[0, 0])
+    largest = dense[dense.abs().argsort(descending=True)[:3]]
+    assert dense.abs().sort().values[:-3].max() < 1e-12
+    # The same three numbers in some order: equal sums of powers.
+    for power in (1, 2, 3):
+        torch.testing.assert_close((found**power).sum(), (largest**power).sum(), atol=1e-11, rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma"])
