@@ -68,7 +68,10 @@ def streaming_keys(
 class StreamingHeads(Editor):
     """Lets chosen heads attend to sinks and recent tokens only, as if their cache held nothing else.
 
-    Identity: no head chosen, or no sequence longer than ``sink + recent``.
+    Identity, bitwise: no head chosen, or no sequence longer than ``sink + recent``.
+
+    *Difference from StreamingLLM* (arXiv 2309.17453): keys keep the positions they have in the text, where that method
+    counts positions in its cache; and of several new tokens each drops its own keys, not those of the last one.
 
     The attention of these heads is computed anew from queries and keys, so every call is checked to be plain causal
     softmax attention on its last row: soft caps, sink logits, biases and sliding windows are refused.
@@ -101,7 +104,9 @@ class StreamingHeads(Editor):
         # The buffers of a block are used again.
         self._last_row = replace(rows, scores=rows.scores.clone())
 
-    def edit_z(self, call: LayerCall) -> Float[Tensor, "batch query head d_value"]:
+    def edit_z(self, call: LayerCall) -> Float[Tensor, "batch query head d_value"] | None:
+        if int(call.queries[-1]) < self.sink + self.recent:
+            return None  # every query sees all there is
         self._check(call)
         streaming = streaming_attention(
             call.query, call.key, call.value,

@@ -1,5 +1,7 @@
 """Streaming attention: which keys are seen, against a mask, while decoding, and what is refused."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +19,13 @@ EVERY = torch.ones(2, 4, dtype=torch.bool)
 def test_sinks_and_recent_keys() -> None:
     seen = streaming_keys(torch.tensor([1, 6]), torch.arange(8), sink=2, recent=3)
     assert [row.nonzero().flatten().tolist() for row in seen] == [[0, 1], [0, 1, 4, 5, 6]]
+
+
+@pytest.mark.parametrize(("new", "kept"), [(0, [0, 1, 7, 8, 9]), (2, [0, 1, 9])])
+def test_the_cache_that_streaming_llm_keeps(new: int, kept: list[int]) -> None:
+    """10 tokens, sink 2, recent 3; and what is left of them for the last of 2 more (its `evict_for_space`)."""
+    seen = streaming_keys(torch.tensor([9 + new]), torch.arange(10), sink=2, recent=3)
+    assert seen[0].nonzero().flatten().tolist() == kept
 
 
 @pytest.mark.parametrize(("sink", "recent"), [(0, 1), (2, 3), (4, 300), (0, 40), (700, 1)])
@@ -43,9 +52,31 @@ def test_only_chosen_heads_change(model: Model, tokens: Tensor) -> None:
     assert (after[:, 4:, 2] - before[:, 4:, 2]).abs().max() > 1e-3
 
 
-def test_a_wide_window_is_full_attention(model: Model, tokens: Tensor) -> None:
-    wide = logits_with(model, tokens, StreamingHeads(EVERY, sink=3, recent=4))
-    torch.testing.assert_close(wide, logits_with(model, tokens), atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize(("sink", "recent"), [(3, 4), (0, 7), (6, 1), (30, 30)])
+def test_where_nothing_is_dropped_nothing_changes(model: Model, tokens: Tensor, sink: int, recent: int) -> None:
+    wide = logits_with(model, tokens, StreamingHeads(EVERY, sink=sink, recent=recent))
+    assert torch.equal(wide, logits_with(model, tokens))
+
+
+def test_one_key_less_changes_the_last_token_alone(model: Model, tokens: Tensor) -> None:
+    found, plain = logits_with(model, tokens, StreamingHeads(EVERY, sink=2, recent=4)), logits_with(model, tokens)
+    torch.testing.assert_close(found[:, :-1], plain[:, :-1], atol=1e-5, rtol=1e-5)
+    assert float((found[:, -1] - plain[:, -1]).abs().max()) > 1e-3
+
+
+def test_without_its_sink_a_head_writes_what_the_sink_kept_back() -> None:
+    """Key 0 with score 5 and no value, the others orthogonal: row q grows by (e^5 + q) / q, 3.36 at q = 63."""
+    n, c = 64, 5.0
+    query, key = torch.ones(1, 1, n, 1), torch.zeros(1, 1, n, 1)
+    key[..., 0, 0] = c
+    value = torch.eye(n)[None, None]
+    value[..., 0, 0] = 0
+    options = {"scale": 1.0, "recent": n - 1}
+    kept, dropped = (streaming_attention(query, key, value, sink=sink, **options)[0, -1, 0] for sink in (1, 0))
+    assert float(kept.norm()) == pytest.approx(0.03754, abs=5e-6)
+    torch.testing.assert_close(dropped[1:], torch.full((n - 1,), 1 / 63))
+    assert float(dropped.norm() / kept.norm()) == pytest.approx((math.exp(c) + 63) / 63, rel=1e-5)
+    assert float(dropped.norm() / kept.norm()) == pytest.approx(3.36, abs=5e-3)
 
 
 def test_one_pass_and_cached_steps_agree(model: Model, tokens: Tensor) -> None:
