@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from interp.attention.rows import LayerCall
 
 
 class BlendHeads(Editor):
-    """``z + share * (target - z)`` for every head: share 0 leaves z, share 1 gives the target (up to rounding).
+    """``z + share * (target - z)`` for every head: share 0 leaves z, share 1 gives the target, both bitwise.
 
     The gradient of a metric with respect to the shares at 0 is attribution patching (Nanda 2023): the gradient with
     respect to z times ``target - z``, summed over positions, for every sample and head in one backward pass.
@@ -25,7 +26,6 @@ class BlendHeads(Editor):
         shares: ``[layer, head]``, or ``[batch, layer, head]`` for shares of each sample's own; may require gradients.
 
     Example:
-        >>> import torch
         >>> editor = BlendHeads({0: torch.ones(1, 4, 8, 16)}, torch.zeros(1, 1, 8, requires_grad=True))
         >>> sorted(editor.layers)
         [0]
@@ -44,4 +44,4 @@ class BlendHeads(Editor):
         z = call.z
         target = self.targets[call.layer].index_select(1, call.queries).to(z)
         shares = self.shares[..., call.layer, : z.shape[2]].to(z)[..., None, :, None]
-        return z + shares * (target - z)
+        return torch.lerp(z, target, shares)
