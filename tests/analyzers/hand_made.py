@@ -90,9 +90,9 @@ def first(n: int) -> Tensor:
     return pattern
 
 
-def key_bias(n: int, c: float) -> Tensor:
+def key_bias(n: int, c: float, dtype: torch.dtype = torch.float32) -> Tensor:
     """A head whose scores are 0 except for the first key, which has c."""
-    scores = torch.zeros(n, n)
+    scores = torch.zeros(n, n, dtype=dtype)
     scores[:, 0] = c
     return scores.masked_fill(torch.ones(n, n).triu(1) > 0, -math.inf).softmax(-1)
 
