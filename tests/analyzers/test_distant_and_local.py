@@ -1,5 +1,6 @@
 """Distant mass and local heads: hand-made patterns, Gaussian keys, and full maps of a real model."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from interp.errors import InputError
 from interp.model.model import Model
 from interp.provenance import Provenance
 from interp.results import HeadScores
+from tests.analyzers.hand_made import first, previous, score, uniform
 
 N = 40
 
@@ -62,6 +64,19 @@ def test_distant_mass_of_known_heads() -> None:
     assert found.labels["type"] == (("streaming", "streaming", "streaming", "retrieval"),)
 
 
+@pytest.mark.parametrize("n", [70, 100])
+def test_the_distant_mass_of_the_last_row_with_the_published_window(n: int) -> None:
+    """Sinks 4, recent 64: nothing for sink and previous-token heads, ``1 - 68 / n`` for a uniform one."""
+    window = DistantMass()
+    assert (window.sink, window.recent, window.threshold, window.share) == (4, 64, 0.35, 0.25)
+    for pattern, expected in ((first(n), 0), (previous(n), 0), (uniform(n), 1 - 68 / n)):
+        last = torch.zeros(n, n)
+        last[:, :4] = 0.25  # rows before the last one look at sinks alone
+        last[-1] = pattern[-1]
+        rows_with_a_distant_key = n - 68
+        assert score(window, last) * rows_with_a_distant_key == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_share_of_the_heads_that_reach_the_threshold_are_retrieval_heads() -> None:
     scores = torch.tensor([[0.9, 0.9, 0.1, torch.nan], [0.8, 0.3, 0.0, 0.7]])
     assert streaming_types(scores, threshold=0.35, share=0.5) == (
@@ -79,20 +94,36 @@ def test_texts_without_a_distant_key_are_not_measured() -> None:
 
 
 def test_the_estimate_from_moments_holds_for_gaussian_keys() -> None:
-    """64 dimensions, 20,000 keys, scores with a deviation of 1.67."""
+    """64 dimensions, 20,000 keys, scores with a mean of 0.303 and a deviation of 1.67: 11.601, where 11.582 is true."""
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(64, generator=generator, dtype=torch.float64)
-    query *= 1.67 * 8 / query.norm()
     keys = torch.randn(20_000, 64, generator=generator, dtype=torch.float64)
+    drawn = keys @ query / 8
+    wanted = 0.303 + 1.67 * (drawn - drawn.mean()) / drawn.std(correction=0)
+    keys += torch.outer(wanted - drawn, 8 * query / query.square().sum())
     scores = keys @ query / 8
     everything = torch.ones(20_000, dtype=torch.bool)
     true, guess = float(log_mass(scores, everything)), float(moment_log_mass(scores, everything))
-    assert true == pytest.approx(torch.tensor(20_000).log().item() + 1.67**2 / 2, abs=0.1)
-    assert guess == pytest.approx(true, abs=0.06)
+    assert guess == pytest.approx(11.601, abs=1e-3)
+    # Another draw than the published one: the true mass has a deviation of 3 %.
+    assert true == pytest.approx(11.582, abs=0.06)
     # The moments are those of the keys: mean and covariance give the same number.
     mean, covariance = keys.mean(0), keys.T.cov(correction=0)
     built = torch.tensor(20_000.0).log() + query @ mean / 8 + query @ covariance @ query / 128
     assert guess == pytest.approx(float(built), abs=1e-6)
+
+
+def test_a_lone_needle_is_underestimated_more_than_threefold() -> None:
+    scores = torch.tensor([10.0] + [0.0] * 9999)
+    everything = torch.ones(10_000, dtype=torch.bool)
+    true, guess = (float(f(scores, everything).exp()) for f in (log_mass, moment_log_mass))
+    assert (round(true), round(guess)) == (32_025, 10_060) and true / guess == pytest.approx(3.2, abs=0.05)
+
+
+def test_masses_beyond_the_range_of_floats_stay_logarithms() -> None:
+    scores, everything = torch.tensor([800.0, 800.0, 798.0]), torch.ones(3, dtype=torch.bool)
+    assert float(log_mass(scores, everything)) == pytest.approx(800 + math.log(2 + math.exp(-2)), abs=1e-3)
+    assert float(moment_log_mass(scores, everything)) == pytest.approx(math.log(3) + 2398 / 3 + 4 / 9, abs=1e-3)
 
 
 def test_equal_scores_are_exact_and_no_keys_are_nothing() -> None:
