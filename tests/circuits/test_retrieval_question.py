@@ -5,12 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 import interp
 from circuits.retrieval import NEEDLES, QRExample, qr_examples, qr_heads, razor_heads
 from circuits.retrieval.qrhead import NULL_QUERY, _prompt, chance_ndcg, document_scores, ndcg
+from circuits.retrieval.razor import group_max, highest
+from interp.analyzers.matching import DuplicateToken, Induction
 from interp.errors import InputError
 from interp.model.model import Model
+from interp.stimuli import repeated_tokens
 from tests.circuits.test_retrieval_needle import story
 from tests.hand_weighted import induction_model, letters_tokenizer
 
@@ -24,7 +28,8 @@ def test_mass_minus_null_mass_is_the_score() -> None:
     real = torch.tensor([[0.1, 0.2, 0.0, 0.05]])
     null = torch.tensor([[0.05, 0.05, 0.0, 0.05]])
     scores = document_scores(real - null, [(0, 2), (2, 4)])
-    torch.testing.assert_close(scores, torch.tensor([[0.2, 0.0]]))
+    torch.testing.assert_close(scores, torch.tensor([[0.2, 0.0]]))  # gold 0.3 against 0.1
+    assert not document_scores(real - real, [(0, 2), (2, 4)]).any()
 
 
 def test_tokens_far_below_their_document_are_dropped() -> None:
@@ -46,6 +51,29 @@ def test_permuted_documents_permute_their_scores() -> None:
     torch.testing.assert_close(
         document_scores(tokens, [spans[i] for i in order]), document_scores(tokens, spans)[..., order]
     )
+
+
+def test_permuted_documents_permute_scores_exactly_in_a_model_without_positions(
+    word_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """One layer: what a token's key is does not depend on what stands before it."""
+    config = GPT2Config(
+        vocab_size=len(word_tokenizer), n_positions=256, n_embd=32, n_layer=1, n_head=4, initializer_range=0.8,
+        bos_token_id=word_tokenizer.bos_token_id, eos_token_id=word_tokenizer.eos_token_id,
+    )  # fmt: skip
+    hf = GPT2LMHeadModel(config).eval()
+    hf.transformer.wpe.weight.data.zero_()
+    model = interp.load(hf, word_tokenizer)
+    documents = ("Tom has a red ball.", "The dog ran to the tree.", "Mary went to the store and saw a bird.")
+    found = {}
+    for order in ((0, 1, 2), (2, 0, 1)):
+        for place, document in enumerate(order):
+            shuffled = tuple(documents[index] for index in order)
+            example = QRExample(documents=shuffled, query="Who saw a bird?", gold=(place,))
+            found[order, document] = qr_heads(model, [example]).scores
+    for document in range(3):
+        torch.testing.assert_close(found[(0, 1, 2), document], found[(2, 0, 1), document], atol=1e-6, rtol=1e-5)
+    assert (found[(0, 1, 2), 0] - found[(0, 1, 2), 2]).abs().max() > 1e-4
 
 
 def test_ndcg_and_its_chance() -> None:
@@ -110,6 +138,32 @@ def test_razor_attention_keeps_the_induction_head_set_by_hand(tmp_path: Path) ->
     assert everything.columns["retrieval"].all()
     with pytest.raises(InputError, match="block=1: expected at least two"):
         razor_heads(model, block=1)
+
+
+@pytest.mark.parametrize(("n_heads", "share", "chosen"), [(10, 0.14, 1), (40, 0.01, 0), (40, 0.14, 6), (150, 0.01, 2)])
+def test_razor_attention_rounds_its_budget(n_heads: int, share: float, chosen: int) -> None:
+    """The echo set of a small model is empty. Equal scores never make a set larger, as in the published code."""
+    for scores in (torch.rand(2, n_heads // 2), torch.ones(2, n_heads // 2)):
+        assert int(highest(scores, share).sum()) == chosen
+
+
+def test_razor_attention_takes_the_highest_of_a_group_first() -> None:
+    groups = group_max(torch.tensor([[0.1, 0.9, 0.2, 0.3]]), 2)
+    torch.testing.assert_close(groups, torch.tensor([[0.9, 0.3]]))
+    assert highest(groups, 0.5).tolist() == [[True, False]]
+
+
+def test_scores_of_razor_attention_are_twice_the_published_ones(tmp_path: Path) -> None:
+    """Four copies have 6 targets for 3 queries, so the ranking is the same; a perfect head has 0.5, its echo 0."""
+    model = interp.load(induction_model(), letters_tokenizer(tmp_path))
+    found = razor_heads(model, block=20, seed=1)
+    tokens = repeated_tokens(model, seed=1, length=20, copies=4, n_examples=1)
+    per_entry = [kind(normalisation="mean_per_entry") for kind in (Induction, DuplicateToken)]
+    published = interp.scan(model, tokens, per_entry)
+    torch.testing.assert_close(found.scores, 2 * published["induction"].scores)
+    torch.testing.assert_close(found.columns["echo"], 2 * published["duplicate-token"].scores)
+    assert published["induction"]["L1H1"] == pytest.approx(0.5, abs=1e-3)
+    assert found.columns["echo"][1, 1] < 1e-3
 
 
 def test_razor_attention_chooses_groups(stories: Model) -> None:
