@@ -10,6 +10,7 @@ from interp.analyzers.head_weights import HeadWeights, head_weights, weights_pro
 from interp.attention.participants import Reader
 from interp.attention.rows import AttentionRows, LayerCall, Stream
 from interp.attention.session import watch
+from interp.errors import InputError
 from interp.model.model import Model
 from interp.results import HeadScores
 from interp.statistics import mean_interval
@@ -55,8 +56,11 @@ def copying_from_weights(model: Model, *, seed: int = 0, n_null: int = N_NULL) -
     activations, sees copying that the eigenvalues miss.
 
     Raises:
+        InputError: fewer than two random matrices, which have no spread.
         ModelNotSupported: see `head_weights`.
     """
+    if n_null < 2:
+        raise InputError(f"n_null={n_null}: expected at least 2 random matrices, for the spread of their scores.")
     weights = head_weights(model)
     circuits = ov_circuits(weights)
     null = null_scores(circuits, n_null, seed)

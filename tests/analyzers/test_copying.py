@@ -16,7 +16,7 @@ from interp.analyzers.copying import (
     raised_share,
 )
 from interp.analyzers.head_weights import HeadWeights, head_weights
-from interp.errors import ModelNotSupported
+from interp.errors import InputError, ModelNotSupported
 from interp.model.model import Model
 from interp.stimuli import repeated_tokens
 from tests.architectures import ARCHITECTURES
@@ -168,6 +168,11 @@ def test_direct_logits_against_a_loop_over_full_maps() -> None:
 def _values(model: Model, tokens: Tensor) -> list[Tensor]:
     _, cache = model.bridge.run_with_cache(tokens, prepend_bos=False)
     return [cache["v", layer].transpose(1, 2).detach() for layer in range(model.n_layers)]
+
+
+def test_a_null_without_a_spread_is_refused(circuit: Model) -> None:
+    with pytest.raises(InputError, match="n_null=1: expected at least 2 random matrices"):
+        copying_from_weights(circuit, n_null=1)
 
 
 def test_both_scores_say_what_they_are_beside(stories260k: Path) -> None:
