@@ -33,6 +33,18 @@ def test_the_page_shows_every_head_with_its_evidence(command: Command, circuit_d
     assert max(map(len, out.splitlines())) <= 100 and "\x1b" not in out
 
 
+def test_the_circuit_set_by_hand_has_its_two_heads_and_no_other(command: Command, circuit_directory: Path) -> None:
+    """Of all types, and on text that the model writes itself."""
+    line = ("catalogue", "--model", circuit_directory, "--n", "4", "--length", "90", "--json", "-", "--quiet")
+    code, out, err = command(*line)
+    assert code == 0, err
+    document = json.loads(out, parse_constant=pytest.fail)
+    assert {head["label"]: head["types"] for head in document["heads"]} == {
+        "L0H0": "previous-token", "L0H1": "", "L1H0": "", "L1H1": "induction",
+    }  # fmt: skip
+    assert len(document["notes"]["rules"]) > 10
+
+
 def test_a_large_model_is_summed_up(
     command: Command, circuit_directory: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
