@@ -57,6 +57,15 @@ def test_the_normalisations_of_induction_on_four_copies(options: dict, perfect: 
     assert everywhere.chance == pytest.approx(everywhere["L0H0"], abs=1e-6)
 
 
+@pytest.mark.parametrize("copies", [2, 3, 4, 7])
+def test_only_the_sum_per_query_does_not_depend_on_the_number_of_copies(copies: int) -> None:
+    tokens = repeated(6, copies)
+    head, n = induction_head(tokens), 6 * copies + 1
+    assert score(Induction(), head, tokens) == pytest.approx(1, abs=1e-6)
+    assert score(Induction(**PER_ENTRY), head, tokens) == pytest.approx(2 / copies, abs=1e-6)
+    assert score(Induction(**PER_ROW), head, tokens) == pytest.approx(6 * (copies - 1) / n, abs=1e-6)
+
+
 def test_targets_are_found_by_tokens_so_that_no_key_too_many_is_counted() -> None:
     """The published code counts by offsets, modulo the block: at the end of every block also the key 1."""
     tokens = repeated(25, 4)
