@@ -76,7 +76,7 @@ def leave_one_out(
     """
     ablation = Ablation(name, objective)
     model = objective.model
-    drops = torch.full((len(objective), model.n_layers, model.n_heads), torch.nan)
+    drops = torch.full((len(objective), model.n_layers, model.n_heads), torch.nan, dtype=metric.dtype)
     total = len(objective.heads) * len(objective)
     with (
         torch.no_grad(),

@@ -19,6 +19,7 @@ from circuits.groups import MeanAblation
 from circuits.patching import attention_heads
 from circuits.study import Study
 from circuits.tasks import TaskPrompts
+from interp.attention.kernel import row_dtype
 from interp.attention.participants import Participant
 from interp.attention.session import watch
 from interp.errors import InputError
@@ -227,7 +228,8 @@ class TextObjective(Objective):
             logits = self.model(text, use_cache=False)[:, :-1]
         targets = text.tokens[:, 1:]
         counted = (text.mask[:, 1:] * text.mask[:, :-1]).float()
-        loss = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view_as(counted)
+        logits = logits.to(row_dtype(logits.dtype))
+        loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(counted)
         right = (logits.argmax(-1) == targets).float()
         n_targets = counted.sum(-1)
         return Measured(

@@ -1,5 +1,6 @@
 """Gradients at gates: values by hand, identities, finite differences, and the circuit whose heads are known."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -7,14 +8,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from circuits.importance.gates import gate_slopes, normalised_by_layer, official_importance
-from circuits.importance.objective import Objective, TaskObjective, TextObjective
+from circuits.importance.gates import gate_slopes, normalised_by_layer
+from circuits.importance.objective import Examples, Measured, Objective, TaskObjective, TextObjective
 from circuits.importance.scores import head_importance, measure_importance, objective_of
 from circuits.study import Study
+from interp.attention.participants import Participant
 from interp.errors import AnalysisWarning
 from interp.interventions.scale_heads import ScaleHeads
 from interp.model.load import load
 from interp.model.model import Model
+from interp.provenance import Provenance
 from tests.hand_weighted import induction_model, letters_tokenizer
 from tests.tiny_models import tiny_llama
 
@@ -39,27 +42,65 @@ def texts(n: int = 5) -> list[str]:
     return [" ".join(words[(start + 3 * step) % 10] for step in range(6 + start)) for start in range(n)]
 
 
-def importance_of(slopes: Tensor) -> tuple[list[float], list[float]]:
-    return slopes.abs().mean(0).flatten().tolist(), slopes.mean(0).flatten().tolist()
+class Toy(Objective):
+    """One example of two positions whose metric is a formula of the gates ``[position, layer, head]``."""
+
+    name, metric_name, unit, chance = "toy", "metric", "", {"metric": 0.0, "accuracy": 0.0}
+
+    def __init__(self, model: Model, metric: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(model, batch_size=1, progress=False, seed=0)
+        self.formula = metric
+
+    def __len__(self) -> int:
+        return 1
+
+    def batches(self) -> Iterator[Examples]:
+        yield Examples(rows=torch.arange(1), tokens=torch.zeros(1, 2).long(), n_tokens=torch.tensor([2]), source=None)
+
+    def measure(self, batch: Examples, *participants: Participant, copies: int = 1) -> Measured:
+        (gates,) = [p.gates for p in participants if isinstance(p, ScaleHeads)] or [torch.ones(1, 2, 2, 4)]
+        return Measured(metric=self.formula(gates[0])[None], accuracy=torch.ones(1))
+
+    def means(self, batch: Examples, layers: object) -> dict[int, Tensor]:
+        raise NotImplementedError
+
+    def others(self, batch: Examples) -> dict[int, Tensor]:
+        raise NotImplementedError
+
+    def halves(self) -> tuple[Objective, Objective]:
+        raise NotImplementedError
+
+    def provenance(self, parameters: object, problems: object) -> Provenance:
+        raise NotImplementedError
 
 
-def test_a_quadratic_loss_by_hand() -> None:
-    """L = 0.5 (sum_h xi_h a_h)^2 with a = (1, -2, 3): the slopes at 1 are 2 a."""
-    a, gates = torch.tensor([1.0, -2.0, 3.0]), torch.ones(3, requires_grad=True)
-    (slopes,) = torch.autograd.grad(0.5 * (gates * a).sum() ** 2, gates)
-    absolute, signed = importance_of(slopes.view(1, 1, 3))
-    assert absolute == [2.0, 4.0, 6.0] and signed == [2.0, -4.0, 6.0]
-    step = 1e-3
-    for head in range(3):
-        shift = torch.zeros(3, dtype=torch.float64)
-        shift[head] = step
-        up, down = (0.5 * (((1 + sign * shift) * a.double()).sum()) ** 2 for sign in (1, -1))
-        assert float((up - down) / (2 * step)) == pytest.approx(signed[head], abs=1e-6)
+def quadratic(gates: Tensor) -> Tensor:
+    """``0.5 (sum_h xi_h a_h)^2`` with a = (1, -2, 3) in layer 0, whose fourth head does nothing, as does layer 1."""
+    return 0.5 * (gates[0, 0] * torch.tensor([1.0, -2.0, 3.0, 0.0])).sum() ** 2
 
 
-def test_official_importance_by_hand() -> None:
-    """Two positions that contribute +1 and -1: 0 for the example, 2 in the official code, over 2 tokens."""
-    assert official_importance(torch.tensor([[2.0], [2.0]]), torch.tensor(2.0)).tolist() == [[1.0], [2.0]]
+def test_a_quadratic_loss_by_hand(model: Model) -> None:
+    """The slopes at 1 are 2 a."""
+    toy = Toy(model, quadratic)
+    found = measure_importance(toy, [])
+    assert found.score("absolute").tolist() == [[2, 4, 6, 0], [0] * 4]
+    assert found.score("signed").tolist() == [[2, -4, 6, 0], [0] * 4]
+    normal = normalised_by_layer(found.score("absolute"))
+    assert normal[0].tolist() == pytest.approx([value / 56**0.5 for value in (2, 4, 6, 0)]) and not normal[1].any()
+    (batch,) = toy.batches()
+    for head, slope in enumerate((2, -4, 6, 0)):
+        step = torch.zeros(1, 2, 2, 4, dtype=torch.float64)
+        step[..., head] = 1e-3
+        up, down = (float(toy.measure(batch, ScaleHeads(1 + sign * step)).metric) for sign in (1, -1))
+        assert (up - down) / 2e-3 == pytest.approx(slope, abs=1e-6)
+
+
+def test_two_positions_that_cancel_count_in_the_official_code_alone(model: Model) -> None:
+    """+1 and -1: 0 for the example; 2 in the official code, over the two tokens in all layers but the last."""
+    found = measure_importance(Toy(model, lambda gates: gates[0].sum() - gates[1].sum()), [])
+    assert found.score("absolute").tolist() == found.score("signed").tolist() == [[0] * 4] * 2
+    assert found.slopes.by_position.tolist() == [[[2] * 4] * 2]
+    assert found.score("official").tolist() == [[1] * 4, [2] * 4]
 
 
 def test_layers_have_norm_one() -> None:
@@ -90,9 +131,9 @@ def test_the_slope_of_a_gate_is_z_times_the_gradient_of_z(model: Model, objectiv
         gradients = torch.autograd.grad(metric, outputs)
         for layer, (z, gradient) in enumerate(zip(outputs, gradients, strict=True)):
             by_position = (z * gradient).unflatten(-1, (4, 8)).sum(-1)
-            torch.testing.assert_close(slopes.signed[batch.rows, layer], by_position.sum(1), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(slopes.signed[batch.rows, layer], by_position.sum(1), atol=1e-6, rtol=1e-6)
             torch.testing.assert_close(
-                slopes.by_position[batch.rows, layer], by_position.abs().sum(1), atol=1e-5, rtol=1e-5
+                slopes.by_position[batch.rows, layer], by_position.abs().sum(1), atol=1e-6, rtol=1e-6
             )
     assert (slopes.by_position >= slopes.signed.abs() - 1e-6).all()
 

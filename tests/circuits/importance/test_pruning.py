@@ -66,6 +66,7 @@ def by_hand(provenance: Provenance) -> PruningCurve:
 def test_steps_of_the_official_code() -> None:
     steps = pruning_steps(144, 5)
     assert steps[:3] == [0, 7, 14] and steps[-1] == 144 and len(steps) == 21
+    assert all(few < many for few, many in zip(steps, steps[1:], strict=False))
     assert pruning_steps(96, 10) == [0, 9, 19, 28, 38, 48, 57, 67, 76, 86, 96]
     assert pruning_steps(10, 30) == [0, 3, 6, 9, 10]
 

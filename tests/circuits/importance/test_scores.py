@@ -1,10 +1,12 @@
 """The result of `head_importance`: columns, normalisation, intervals, controls, agreement, refusals."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from circuits.importance.gates import gate_slopes, official_importance
 from circuits.importance.objective import TextObjective
@@ -81,6 +83,27 @@ def test_the_seed_decides_the_interval(model: Model) -> None:
     assert torch.equal(first.ci_low, same.ci_low)  # type: ignore[arg-type]
     assert not torch.equal(first.ci_low, other.ci_low)  # type: ignore[arg-type]
     assert torch.equal(first.scores, other.scores)
+
+
+@pytest.mark.parametrize("kind", ["task", "text"])
+def test_padding_and_batches_change_no_number(word_tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
+    """Grouped keys, in float64, where only the definitions are compared."""
+    grouped = tiny_llama(tokenizer=word_tokenizer) if kind == "task" else tiny_llama()
+    grouped.hf.double()
+    rows = [row[: 4 + start].tolist() for start, row in enumerate(tokens())]
+
+    def found(side: Literal["left", "right"], batch_size: int) -> HeadScores:
+        options = {"n_prompts": 5, "ablations": ("zero", "mean", "uniform"), "progress": False}
+        text = None if kind == "task" else grouped.pad(rows, padding_side=side)
+        with pytest.warns(AnalysisWarning, match="no better than chance"):
+            return head_importance(grouped, text=text, batch_size=batch_size, **options)  # type: ignore[arg-type]
+
+    expected = found("right", 1)
+    for side, batch_size in (("right", 64), ("left", 4)):
+        again = found(side, batch_size)
+        torch.testing.assert_close(again.scores, expected.scores, atol=1e-6, rtol=0)
+        for name, column in expected.columns.items():
+            torch.testing.assert_close(again.columns[name], column, atol=1e-6, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize(
