@@ -21,6 +21,7 @@ def read(
     valid: Tensor | None = None,
     *,
     causal: bool = True,
+    kind: str = "self",
     block: int = 7,
     sink_logit: bool = False,
     values: Tensor | None = None,
@@ -32,7 +33,7 @@ def read(
     maps = pattern.view(*[1] * (4 - pattern.dim()), *pattern.shape)
     n_heads, n = maps.shape[1:3]
     tokens = torch.arange(n) if tokens is None else tokens
-    reader = analyzer.reader(Shape(n_layers=1, n_heads=n_heads, kind="self"))
+    reader = analyzer.reader(Shape(n_layers=1, n_heads=n_heads, kind=kind))
     seen = torch.ones(n, n, dtype=torch.bool)
     seen = seen.tril() if causal else seen
     if valid is not None:
@@ -41,7 +42,7 @@ def read(
     vectors = (torch.ones(n, 2) if values is None else values).to(maps).expand(1, n_heads, n, -1)
     for example in maps.split(1):
         stream = Stream(tokens=tokens[None], valid=None if valid is None else valid[None], past=0)
-        shared = {"layer": 0, "kind": "self", "stream": stream, "key_stream": stream, "decoding": False}
+        shared = {"layer": 0, "kind": kind, "stream": stream, "key_stream": stream, "decoding": False}
         reader.begin(stream)
         scores = torch.where(seen, example.log().clamp_min(-80), MASKED)
         for start in range(0, n, block):
