@@ -6,6 +6,9 @@ import pytest
 import torch
 
 import interp
+from circuits.importance.gates import gate_slopes, normalised_by_layer
+from circuits.importance.objective import TextObjective
+from interp.analyzers.copying import copying_from_weights
 from interp.comparison import change_of, compare_models, split_differences
 from interp.errors import InputError
 from interp.model.model import Model
@@ -102,6 +105,29 @@ def test_a_model_against_itself_has_no_changes(circuit: Model) -> None:
         assert scores.notes["changes"] == {"unchanged": 4} and (scores.scores == 0).all()
         assert scores.notes["rank correlation"] == pytest.approx(1)
         assert "Induction(normalisation='sum_per_query'" in scores.provenance.parameters["analyzers"]["induction"]
+
+
+def test_the_head_whose_output_weights_were_changed_comes_first() -> None:
+    """An update of rank one to W_O of L1H2: its importance and its copying find it; its attention is what it was."""
+    base, tuned = tiny_llama(), tiny_llama()
+    generator = torch.Generator().manual_seed(3)
+    left, right = torch.randn(32, 1, generator=generator), torch.randn(1, 8, generator=generator)
+    tuned.hf.model.layers[1].self_attn.o_proj.weight.data[:, 16:24] += left @ right
+    tokens = torch.randint(3, 60, (72, 12), generator=torch.Generator().manual_seed(4))
+    importance = [
+        normalised_by_layer(
+            gate_slopes(TextObjective(model, tokens, batch_size=24, progress=False, seed=0)).signed.abs()
+        )
+        for model in (base, tuned)
+    ]
+    found = split_differences(importance[0], importance[1])
+    assert found.difference.argmax() == found.p.argmin() == 4 + 2 and found.p[1, 2] < 0.05
+    again = split_differences(importance[0], importance[0])
+    assert not again.difference.any() and bool((again.p == 1).all())
+    copying = [copying_from_weights(model).scores for model in (base, tuned)]
+    assert (copying[1] - copying[0]).nonzero().tolist() == [[1, 2]]
+    for scores in compare_models(base, tuned, tokens, ["previous-token", "entropy"], progress=False).values():
+        assert not scores.scores.any() and scores.notes["changes"] == {"unchanged": 8}
 
 
 def test_unusable_comparisons_are_refused(circuit: Model) -> None:

@@ -27,14 +27,15 @@ from tests.tiny_models import tiny_llama
 
 
 def test_both_thresholds() -> None:
-    residual = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
+    residual = torch.randn(500, 640, generator=torch.Generator().manual_seed(0))
     planted = residual.clone()
     planted[3, 7] = -5000
     assert massive_mask(planted).nonzero().tolist() == [[3, 7]]
     planted[3, 7] = 90  # below the absolute threshold
     assert not massive_mask(planted).any()
     scaled = residual * 10
-    scaled[3, 7] = 5000  # median 6.7: below the relative threshold
+    scaled[3, 7] = 5000  # median 6.745: below the relative threshold
+    assert float(scaled.abs().median()) == pytest.approx(6.745, abs=0.02)
     assert not massive_mask(scaled).any()
     assert massive_mask(scaled, min_ratio=500.0).nonzero().tolist() == [[3, 7]]
 
@@ -103,9 +104,33 @@ def test_tokens_of_decoding_are_left_out_and_several_texts_refused(planted: Mode
         measure(planted, IDS.repeat(2, 1))
 
 
-def test_real_text_has_none_in_a_small_model_and_saves(stories260k: Path, tmp_path: Path) -> None:
-    result = measure(interp.load(stories260k), "Once upon a time, there was a little girl named Lily.")
+def test_padding_that_counted_would_hide_an_activation() -> None:
+    """The median is over real tokens: as many padded ones with large entries would lift it above the threshold."""
+    residual = torch.randn(40, 64, generator=torch.Generator().manual_seed(0))
+    residual[3, 7] = 5000
+    with_padding = torch.cat([residual, torch.full((60, 64), 20.0)])
+    assert massive_mask(residual).nonzero().tolist() == [[3, 7]] and not massive_mask(with_padding).any()
+
+
+def test_real_text_equals_the_models_own_states_has_none_and_saves(stories260k: Path, tmp_path: Path) -> None:
+    model, text = interp.load(stories260k), "Once upon a time, there was a little girl named Lily."
+    result = measure(model, text)
     assert massive_entries(result).empty
+    with torch.no_grad():
+        states = model.hf(model.to_tokens(text), output_hidden_states=True).hidden_states[:5]
+    for layer, state in enumerate(states):
+        entries = sorted(abs(float(x)) for x in state.flatten())
+        assert result.notes["medians"][layer] == pytest.approx(entries[(len(entries) - 1) // 2], rel=1e-5)
+        largest = [max(abs(float(x)) for x in token) for token in state[0]]
+        assert result.values[layer].tolist() == pytest.approx(largest, rel=1e-5)
+    # Lower thresholds name the same entries as a double loop.
+    low = measure(model, text, min_magnitude=1.0, min_ratio=4.0)
+    expected = [
+        (layer, key, dim)
+        for layer, state in enumerate(states)
+        for key, dim in state[0].abs().gt(max(1.0, 4 * low.notes["medians"][layer])).nonzero().tolist()
+    ]
+    assert [(entry["layer"], entry["key"], entry["dim"]) for entry in low.notes["massive"]] == expected != []
     loaded = interp.load_result(result.save(tmp_path))
     assert isinstance(loaded, TokenMap) and loaded.notes["medians"] == result.notes["medians"]
 

@@ -40,6 +40,15 @@ def test_sink_values_of_the_method_file() -> None:
     assert float(sink_values(narrow, [3])) == pytest.approx(8)
 
 
+def test_sink_values_are_a_share_of_the_squared_norm_and_never_exceed_the_root_of_the_width() -> None:
+    vectors = torch.randn(50, 64, generator=torch.Generator().manual_seed(0)) ** 3
+    values = torch.stack([sink_values(vectors, [dim]) for dim in range(64)], -1)
+    share = vectors.square() / vectors.square().sum(-1, keepdim=True)
+    torch.testing.assert_close(values.square() / 64, share, atol=1e-6, rtol=1e-5)
+    assert float(values.max()) <= 8 < 20  # tau = 20 needs a width above 400
+    assert pytest.approx(0.0977, abs=5e-5) == 20**2 / 4096
+
+
 def visual_sinks(model: Model, inputs: Inputs, *, dims: Any = None, tau: float = 20.0, **images: Tensor) -> TokenMap:
     analyzer = VisualSinks(image_tokens=image_tokens(model), dims=None if dims is None else tuple(dims), tau=tau)
     found = interp.scan(model, inputs, [analyzer], images=images)["visual-sinks"]
