@@ -14,6 +14,7 @@ from circuits.evaluate import evaluate
 from circuits.training.head_price import HALF
 from circuits.training.mixture import Mixture
 from circuits.training.recipe import OTHER_WEIGHT, Recipe
+from circuits.training.reproduction import STATED
 from interp.analyzers.positional import FirstTokenMass
 from interp.model.load import load
 from interp.model.tokens import TokenBatch
@@ -121,6 +122,7 @@ def write_card(folder: Path, metrics: dict[str, Any]) -> None:
         evaluation_seed=CARD_SEED,
         table=_table(metrics["card"]),
         missed=_missed(metrics["card"]),
+        tolerance=STATED,
         sink_largest=f"{max(masses):.2f}",
         sink_tokens=SINK_TOKENS,
         sink_mean=f"{sum(masses) / len(masses):.2f}",

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 import tempfile
 import time
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from circuits.training.checkpoint import load_checkpoint, save_checkpoint
 from circuits.training.head_price import writing_heads
 from circuits.training.mixture import KINDS, Mixture
 from circuits.training.recipe import RECIPES, Recipe
+from circuits.training.reproduction import compare_with_card
 from circuits.training.tokenizer import build_tokenizer
 from interp.paths import data_dir
 
@@ -143,7 +145,10 @@ def _step(
 
 
 def main() -> None:
-    """Train, save and measure; a second call goes on where the first was stopped."""
+    """Train, save and measure; a second call goes on where the first was stopped.
+
+    Exits with 1 when the numbers are not those of the shipped card, within the tolerance that the card states.
+    """
     parser = argparse.ArgumentParser(description="Train an embedded model from nothing and measure it.")
     parser.add_argument("name", choices=list(RECIPES), help="which model")
     parser.add_argument("--out", type=Path, help="directory of the model; its place in data/models")
@@ -156,12 +161,16 @@ def main() -> None:
     out = arguments.out or data_dir() / "models" / arguments.name
     work = arguments.work or Path(tempfile.gettempdir()) / f"interp-{arguments.name}"
     model, tokenizer, progress = train(recipe, work, stop_at=arguments.steps)
+    metrics = measure(arguments.name, recipe, model, tokenizer, progress)
+    findings, agrees = compare_with_card(arguments.name, metrics)
     save_model(out, model, tokenizer)
-    write_card(out, measure(arguments.name, recipe, model, tokenizer, progress))
+    write_card(out, metrics)
     if progress["step"] == recipe.steps:
         notes = {"recipe": arguments.name, "seed": recipe.seed}
         write_emergence(out, measure_emergence(work / "checkpoints", name=arguments.name, notes=notes, device="cpu"))
-    log.info("saved to %s", out)
+    log.info("\n".join([*findings, f"saved to {out}"]))
+    if not agrees:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from circuits.evaluate import KEY
 from circuits.training.card import save_model
+from circuits.training.reproduction import STATED
 from circuits.training.vision.language import CARELESSNESS
 from circuits.training.vision.recipe import SceneRecipe
 from circuits.training.vision.scenes import COMPANIONS, COMPANY, NEW_PAIRS, sample_scene
@@ -117,6 +118,7 @@ def write_card(folder: Path, metrics: dict[str, Any]) -> None:
         company=f"{COMPANY:.0%}",
         carelessness=", ".join(f"{shape} - {COMPANIONS[shape]} {share:.0%}" for shape, share in CARELESSNESS.items()),
         new_pairs=", ".join(f"{colour} {shape}" for shape, colour in sorted(NEW_PAIRS)),
+        tolerance=STATED,
         n=metrics["evaluation"]["n"],
         evaluation_seed=metrics["evaluation"]["seed"],
         table=_table(metrics["card"]),

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerBase
 
 from circuits.training.checkpoint import load_checkpoint, save_checkpoint
+from circuits.training.reproduction import compare_with_card
 from circuits.training.vision.architecture import build_model, build_processor
 from circuits.training.vision.batches import (
     IGNORED,
@@ -131,7 +133,10 @@ def _step(
 
 
 def main() -> None:
-    """Train, save and measure; a second call goes on where the first was stopped."""
+    """Train, save and measure; a second call goes on where the first was stopped.
+
+    Exits with 1 when the numbers are not those of the shipped card, within the tolerance that the card states.
+    """
     parser = argparse.ArgumentParser(description="Train the embedded model mini-vl from nothing and measure it.")
     parser.add_argument("--out", type=Path, default=data_dir() / "models" / "mini-vl", help="directory of the model")
     parser.add_argument(
@@ -143,9 +148,13 @@ def main() -> None:
     torch.set_num_threads(1)  # one thread sums in one order, so that the same machine makes the same weights
     recipe = SceneRecipe()
     model, processor, progress = train(recipe, arguments.work, stop_at=arguments.steps)
+    metrics = measure(recipe, model, processor, progress)
+    findings, agrees = compare_with_card("mini-vl", metrics)
     save(arguments.out, model, processor)
-    write_card(arguments.out, measure(recipe, model, processor, progress))
-    log.info("saved to %s", arguments.out)
+    write_card(arguments.out, metrics)
+    log.info("\n".join([*findings, f"saved to {arguments.out}"]))
+    if not agrees:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
