@@ -101,10 +101,14 @@ class Needle(TextTask):
             )
 
     def texts(self, tokenizer: PreTrainedTokenizerBase, random: Random, split: str) -> Iterator[MarkedText]:
-        """Haystacks of nothing to the greatest length, short ones most often; the end of the code is determined too."""
+        """Haystacks of nothing to the greatest length; in every second text short ones are the most frequent.
+
+        The end of the code is determined too.
+        """
 
         def draw_length() -> int:
-            return round(self.length[1] ** random.random()) - 1
+            longest = self.length[1]
+            return random.randint(0, longest) if random.random() < 0.5 else round(longest ** random.random()) - 1
 
         for example in self._examples(tokenizer, random, split, draw_length):
             answer = example.answer + example.rest + example.end
@@ -115,19 +119,24 @@ class Needle(TextTask):
 class ListedNeedles(Needle):
     """Training texts only: the codes of several people, then all of them again, in short, as sentences or as answers.
 
-    Only the first word of each is a target: the others follow from it by induction.
+    Half of the texts hide the codes in a haystack, so that one long text asks for several far things. Only the first
+    word of each is a target: the others follow from it by induction.
     """
 
     def texts(self, tokenizer: PreTrainedTokenizerBase, random: Random, split: str) -> Iterator[MarkedText]:
         words = single_token_words(tokenizer, word_list("code_words"), what="words of the codes", at_least=20)
         names = single_token_words(tokenizer, word_list("names"), what="names", at_least=20)
+        hay = _haystack(tokenizer, names, random)
         while True:
             owners = random.sample(names, random.randint(2, 4))
             secrets = [
                 (random.randrange(len(KINDS)), owner, _codes(owner, words, random, split)[0]) for owner in owners
             ]
             ask = random.choices(REQUESTS, REQUEST_SHARES)[0]
-            parts = [(" ".join(_statement(*secret) for secret in secrets), False)]
+            sentences = _draw_sentences(hay, random.randint(0, self.length[1]), random) if random.random() < 0.5 else []
+            for secret in secrets:
+                sentences.insert(random.randint(0, len(sentences)), _statement(*secret))
+            parts = [(" ".join(sentences), False)]
             for kind, owner, code in random.sample(secrets, len(secrets)):
                 request = ask.format(KIND=KINDS[kind], KIND_WORD=KINDS[kind].split()[-1], KEY=owner)
                 parts += [(request, False), (f" {code[0]}", True), (f" {' '.join(code[1:])}.", False)]

@@ -57,8 +57,8 @@ POOL_STEPS, POOL_DOCUMENTS = 100, 4000
 """Documents are drawn in advance for this many steps, about so many altogether."""
 ATTEMPTS = 4
 """So many documents are tried for the rest of a row before something else fills it."""
-LONG_ROW, LONG_TASKS, LONG_SHARE = 250, ("needle", "passage"), 0.6
-"""Rows from this length on begin with a long document in this share of the cases."""
+LONG_ROW, LONG_TASKS, LONG_SHARE = 250, ("needle", "needle-list"), 0.6
+"""Rows from this length on begin with a document that fills more than half of them in this share of the cases."""
 
 Segment = tuple[list[int], list[int]]
 """Tokens, and the kind of each as a target."""
@@ -111,25 +111,13 @@ class Mixture:
         special: Any = self.tokenizer
         tokens, kinds = [special.bos_token_id], [IGNORED]
         if length >= LONG_ROW and not blocks_only and random.random() < LONG_SHARE:
-            _append(tokens, kinds, self._fitting(random, pool, length - 1, LONG_TASKS))
+            _append(tokens, kinds, _long(random, pool, length - 1))
         while (room := length - len(tokens)) >= 8:
-            document = None if blocks_only else self._fitting(random, pool, room, tuple(pool))
+            document = None if blocks_only else _fitting(random, pool, room)
             _append(tokens, kinds, document or self._blocks(random, room, growth))
         rest = [special.eos_token_id] + [special.pad_token_id] * room
         _append(tokens, kinds, (rest, [KINDS.index("other")] + [IGNORED] * room))
         return tokens[:length], kinds[:length]
-
-    def _fitting(
-        self, random: np.random.Generator, pool: dict[str, list[Segment]], room: int, tasks: tuple[str, ...]
-    ) -> Segment | None:
-        """A document of one of these tasks that the room holds."""
-        shares = np.array([len(pool[task]) for task in tasks])
-        for _ in range(ATTEMPTS):
-            documents = pool[tasks[random.choice(len(tasks), p=shares / shares.sum())]]
-            document = documents[random.integers(len(documents))]
-            if len(document[0]) <= room:
-                return document
-        return None
 
     def _blocks(self, random: np.random.Generator, room: int, growth: float) -> Segment:
         """One block of different tokens: all through the room, in shuffled pieces, or some copies after filler."""
@@ -172,6 +160,24 @@ class Mixture:
         documents = DOCUMENTS[kind].documents(self.tokenizer, n=n, seed=seed, split="train")
         known, other = KINDS.index(kind), KINDS.index("other")
         return [(d.tokens, [known if determined else other for determined in d.determined]) for d in documents]
+
+
+def _fitting(random: np.random.Generator, pool: dict[str, list[Segment]], room: int) -> Segment | None:
+    """A document of any task that the room holds."""
+    tasks, shares = list(pool), np.array([len(documents) for documents in pool.values()])
+    for _ in range(ATTEMPTS):
+        documents = pool[tasks[random.choice(len(tasks), p=shares / shares.sum())]]
+        document = documents[random.integers(len(documents))]
+        if len(document[0]) <= room:
+            return document
+    return None
+
+
+def _long(random: np.random.Generator, pool: dict[str, list[Segment]], room: int) -> Segment | None:
+    """A document that fills more than half of the room, of each long task equally often."""
+    documents = pool[LONG_TASKS[random.integers(len(LONG_TASKS))]]
+    fitting = [document for document in documents if room / 2 < len(document[0]) <= room]
+    return fitting[random.integers(len(fitting))] if fitting else None
 
 
 def _to_and_fro(block: list[int], room: int) -> Segment:

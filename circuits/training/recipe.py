@@ -43,13 +43,13 @@ class Recipe:
     seed: int = 0
     stages: tuple[Stage, ...] = (
         Stage(steps=900, warmup_steps=50, decay_steps=1, peak_rate=3e-3, weights={"induction": 1.0}),
-        Stage(steps=3600, warmup_steps=20, decay_steps=1600, peak_rate=3e-3, head_price=1.5),
+        Stage(steps=4200, warmup_steps=20, decay_steps=2000, peak_rate=3e-3, head_price=1.5),
         Stage(
-            steps=900,
+            steps=1500,
             warmup_steps=20,
-            decay_steps=880,
+            decay_steps=1480,
             peak_rate=1e-3,
-            weights={"other": 0.1, "greater-than": 2.0, "relations": 2.0},
+            weights={"other": 0.1, "greater-than": 2.0, "relations": 2.0, "induction": 1.0, "needle-list": 1.0},
             exact_years=True,
             head_price=1.5,
         ),
@@ -63,8 +63,8 @@ class Recipe:
     n_layers: int = 4
     d_mlp: int = 192
     initial_scale: float = 0.02
-    sizes: tuple[tuple[int, int, float], ...] = ((24, 88, 0.7), (8, 256, 0.15), (4, 512, 0.15))
-    kept_steps: tuple[int, ...] = (100, 200, 400, 600, 700, 800, 900, 1100, 1400, 1900, 2700, 3800, 5400)
+    sizes: tuple[tuple[int, int, float], ...] = ((24, 88, 0.5), (8, 256, 0.2), (4, 512, 0.3))
+    kept_steps: tuple[int, ...] = (100, 200, 400, 600, 700, 800, 900, 1100, 1400, 1900, 2700, 4000, 6600)
     log_every: int = 25
     save_every: int = 50
 
