@@ -8,37 +8,21 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.analyzers.analyzer import Analyzer, Shape
+from interp.analyzers.analyzer import Analyzer
 from interp.analyzers.distant_mass import DistantMass, streaming_types
 from interp.analyzers.local_heads import LocalHeads, log_mass, moment_log_mass
-from interp.attention.kernel import MASKED
-from interp.attention.rows import AttentionRows, Stream
 from interp.errors import InputError
 from interp.model.model import Model
-from interp.provenance import Provenance
 from interp.results import HeadScores
+from tests.analyzers import hand_made
 from tests.analyzers.hand_made import first, previous, score, uniform
 
 N = 40
 
 
-def read(analyzer: Analyzer, pattern: Tensor, block: int = 7) -> HeadScores:
-    """One analyzer over hand-made causal patterns ``[head, query, key]``, in blocks of queries."""
-    n = pattern.shape[-1]
-    reader = analyzer.reader(Shape(n_layers=1, n_heads=len(pattern), kind="self"))
-    stream = Stream(tokens=torch.arange(n)[None], valid=None, past=0)
-    reader.begin(stream)
-    causal = torch.ones(n, n, dtype=torch.bool).tril()
-    scores = torch.where(causal, pattern.log().clamp_min(-80), MASKED)
-    for start in range(0, n, block):
-        end = min(start + block, n)
-        rows = AttentionRows(
-            layer=0, kind="self", pattern=pattern[None, :, start:end, :end], scores=scores[None, :, start:end, :end],
-            queries=torch.arange(start, end), keys=torch.arange(end), stream=stream, key_stream=stream,
-            decoding=False, sink_logit=False,
-        )  # fmt: skip
-        reader.read_rows(rows)
-    found = reader.result(Provenance(model="by hand"), [])
+def read(analyzer: Analyzer, pattern: Tensor) -> HeadScores:
+    """One analyzer over causal maps made by hand ``[head, query, key]``."""
+    found = hand_made.read(analyzer, pattern)
     assert isinstance(found, HeadScores)
     return found
 

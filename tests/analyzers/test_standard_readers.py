@@ -11,18 +11,13 @@ import interp
 from interp.analyzers import ANALYZERS, analyzer_named, known_names, matching, resolve
 from interp.analyzers.analyzer import Shape
 from interp.analyzers.matching import equal_pairs
-from interp.attention.kernel import MASKED
-from interp.attention.rows import AttentionRows, Stream
 from interp.errors import InputError
 from interp.provenance import Provenance
 from interp.results import HeadScores, TokenMap
+from tests.analyzers import hand_made
+from tests.analyzers.hand_made import uniform
 
 HEAD_ANALYZERS = ["first-token", "previous-token", "duplicate-token", "induction", "entropy"]
-
-
-def uniform(n: int) -> Tensor:
-    causal = torch.ones(n, n).tril()
-    return causal / causal.sum(-1, keepdim=True)
 
 
 def perfect(n: int, targets: dict[int, list[int]]) -> Tensor:
@@ -34,24 +29,9 @@ def perfect(n: int, targets: dict[int, list[int]]) -> Tensor:
     return pattern
 
 
-def read(name: str, pattern: Tensor, tokens: Tensor, valid: Tensor | None = None, block: int = 7) -> HeadScores:
-    """One reader over one hand-made map ``[query, key]``, fed in blocks of queries."""
-    n = len(tokens)
-    reader = analyzer_named(name).reader(Shape(n_layers=1, n_heads=1, kind="self"))
-    stream = Stream(tokens=tokens[None], valid=None if valid is None else valid[None], past=0)
-    reader.begin(stream)
-    causal = torch.ones(n, n, dtype=torch.bool).tril()
-    scores = torch.where(causal, pattern.log().clamp_min(-80), MASKED)
-    for start in range(0, n, block):
-        end = min(start + block, n)
-        rows = AttentionRows(
-            layer=0, kind="self", pattern=pattern[None, None, start:end, :end],
-            scores=scores[None, None, start:end, :end],
-            queries=torch.arange(start, end), keys=torch.arange(end), stream=stream, key_stream=stream, decoding=False,
-            sink_logit=False,
-        )  # fmt: skip
-        reader.read_rows(rows)
-    result = reader.result(Provenance(model="by hand"), [str(token) for token in tokens.tolist()])
+def read(name: str, pattern: Tensor, tokens: Tensor, valid: Tensor | None = None) -> HeadScores:
+    """One reader over one map made by hand ``[query, key]``."""
+    result = hand_made.read(analyzer_named(name), pattern, tokens, valid)
     assert isinstance(result, HeadScores)
     return result
 
