@@ -2,16 +2,12 @@
 
 from circuits.retrieval.agreement import Agreement, agreement
 from circuits.retrieval.duo import duo_gates, duo_surrogate
-from circuits.retrieval.haystack import (
-    NEEDLES,
-    Needle,
-    NeedlePrompt,
-    needle_prompts,
-    random_needle_prompts,
-)
+from circuits.retrieval.haystack import needle_prompts
 from circuits.retrieval.methods import METHODS, rankings, retrieval_heads
 from circuits.retrieval.needle import needle_heads
+from circuits.retrieval.needles import NEEDLES, Needle, NeedlePrompt
 from circuits.retrieval.qrhead import QRExample, qr_examples, qr_heads
+from circuits.retrieval.random_haystack import random_needle_prompts
 from circuits.retrieval.razor import razor_heads
 
 __all__ = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuits.forward import accepts, check_language_model
-from circuits.retrieval.haystack import NeedlePrompt
+from circuits.retrieval.needles import NeedlePrompt
 from interp.attention.participants import Participant
 from interp.attention.session import watch
 from interp.errors import AnalysisWarning, InputError, ModelNotSupported
@@ -24,7 +24,8 @@ from interp.model.model import Model
 from interp.results import HeadScores
 
 SINK, RECENT = 128, 256
-PENALTY = 0.05
+STEPS, LEARNING_RATE, PENALTY = 2000, 0.02, 0.05
+PROBES = 32
 
 
 def duo_gates(
@@ -33,8 +34,8 @@ def duo_gates(
     *,
     sink: int = SINK,
     recent: int = RECENT,
-    steps: int = 2000,
-    learning_rate: float = 0.02,
+    steps: int = STEPS,
+    learning_rate: float = LEARNING_RATE,
     penalty: float = PENALTY,
     seed: int = 0,
     progress: bool | None = None,
@@ -51,18 +52,26 @@ def duo_gates(
     streaming part only.
 
     Arguments:
-        prompts: any needle prompts; one is drawn per step. The official ones hide ten passkeys of 32 words.
+        prompts: any needle prompts; one is drawn per step. The official ones hide ten passkeys of 32 words in a
+            haystack (``shared=True``) and ask for all of them in turn.
         sink, recent: keys of a streaming head; deployment uses 64 and 256.
-        steps, learning_rate, penalty: of the optimisation.
+        steps, learning_rate: of the optimisation.
+        penalty: the paper's lambda, ``reg_weight`` in its code.
         seed: of the order of prompts.
 
     Returns:
         `scores`: the gate of each query head's KV head. `notes`: query heads per gate.
 
     Raises:
-        InputError: no prompt is longer than ``sink + recent``, so that streaming would change nothing.
+        InputError: no prompt is longer than ``sink + recent``, so that streaming would change nothing; no step, a rate
+            of 0, or a negative penalty.
         ModelNotSupported: attention that `StreamingHeads` refuses, or no output embedding.
     """
+    if steps < 1 or learning_rate <= 0 or penalty < 0:
+        raise InputError(
+            f"steps={steps}, learning_rate={learning_rate}, penalty={penalty}: expected at least 1 step, a rate above "
+            "0 and no negative penalty."
+        )
     _check(model, prompts, sink, recent)
     order = _order(len(prompts), steps, seed)
     bar = tqdm(total=steps, desc="gates", unit="step", disable=None if progress is None else not progress)
@@ -91,7 +100,7 @@ def duo_surrogate(
     sink: int = SINK,
     recent: int = RECENT,
     penalty: float = PENALTY,
-    probes: int = 32,
+    probes: int = PROBES,
     seed: int = 0,
     progress: bool | None = None,
 ) -> HeadScores:
@@ -116,8 +125,8 @@ def duo_surrogate(
         InputError, ModelNotSupported: as `duo_gates`.
     """
     _check(model, prompts, sink, recent)
-    if probes < 1:
-        raise InputError(f"probes={probes}: expected at least 1.")
+    if probes < 1 or penalty < 0:
+        raise InputError(f"probes={probes} and penalty={penalty}: expected at least 1 probe and no negative penalty.")
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(model.n_layers, model.n_kv_heads, dtype=torch.float64)
     hidden_bar = None if progress is None else not progress
@@ -139,13 +148,11 @@ def optimise_gates(
     distillation: Callable[[Float[Tensor, "layer kv_head"], int], Tensor],
     shape: tuple[int, int],
     *,
-    steps: int = 2000,
-    learning_rate: float = 0.02,
+    steps: int = STEPS,
+    learning_rate: float = LEARNING_RATE,
     penalty: float = PENALTY,
 ) -> Float[Tensor, "layer kv_head"]:
     """Gates in [0, 1] that minimise ``distillation(gates, step) + penalty * mean |gates|``, starting from 1."""
-    if steps < 1:
-        raise InputError(f"steps={steps}: expected at least 1.")
     gates = torch.ones(shape, requires_grad=True)
     optimiser = torch.optim.AdamW([gates], lr=learning_rate, weight_decay=0.0)
     for step in range(steps):
@@ -158,7 +165,7 @@ def optimise_gates(
     return gates.detach().clamp(0, 1)
 
 
-def learning_rate_factor(step: int, steps: int = 2000) -> float:
+def learning_rate_factor(step: int, steps: int = STEPS) -> float:
     """Warm-up over the first fifth of the steps, decay over the last fifth, never below 0.1.
 
     Example:

@@ -1,4 +1,4 @@
-"""Needle prompts: a sentence hidden in a long text, a question about it, and the answer that has to be copied.
+"""Needle prompts: sentences hidden in a long text, a question about one, and the answer that has to be copied.
 
 Everything is placed by characters and found again by the tokenizer's offsets, so any fast tokenizer will do.
 """
@@ -7,97 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import permutations
 from string import Formatter
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
+from circuits.retrieval.needles import DEPTHS, NEEDLES, Needle, NeedlePrompt, check_places, turns
 from circuits.tasks.text import fill
 from interp.errors import InputError
 from interp.model.model import Model
-from interp.stimuli import first_tokens, ordinary_tokens
+from interp.stimuli import first_tokens
 
 TEMPLATE = "{context}\n\nBased on the content of the book, Question: {question}\nAnswer: {answer}"
-DEPTHS = tuple(index / 9 for index in range(10))
-"""The ten depths of Wu et al., evenly spaced from the start to the end of the haystack."""
-
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？][”’」』）]*\s*|\n+")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Needle:
-    """A sentence to hide.
-
-    Attributes:
-        text: what is put into the haystack.
-        question: what is asked at the end.
-        answer: the part of `text`, word by word, that answers it.
-    """
-
-    text: str
-    question: str
-    answer: str
-
-    def __post_init__(self) -> None:
-        if not self.answer.strip() or self.answer not in self.text:
-            raise InputError(
-                f"The answer {self.answer!r} does not stand in the needle {self.text!r}, so no head can copy it. "
-                "Give an answer that is a literal part of the needle."
-            )
-
-
-NEEDLES = (
-    Needle(
-        text="The diary of the lighthouse keeper lies in a green tin box under the third stair of the mill.",
-        question="Where does the diary of the lighthouse keeper lie?",
-        answer="in a green tin box under the third stair of the mill",
-    ),
-    Needle(
-        text="Doctor Marlow mends old clocks with melted sugar and the feathers of a grey goose.",
-        question="What does Doctor Marlow mend old clocks with?",
-        answer="melted sugar and the feathers of a grey goose",
-    ),
-    Needle(
-        text="The best day to cross the salt lake is the second Tuesday of March, when seven horses are waiting.",
-        question="Which is the best day to cross the salt lake?",
-        answer="the second Tuesday of March, when seven horses are waiting",
-    ),
-)
-"""Three needles whose answers nobody can guess."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class NeedlePrompt:
-    """One prompt and its answer as tokens.
-
-    Attributes:
-        tokens: the prompt, then the answer.
-        answer_start: position of the first answer token, which is the length of the prompt.
-        needle: half-open span of the positions in the haystack that hold the answer.
-        question_start: position of the first token behind the haystack.
-        depth: where the needle came to stand, as a share of the haystack's tokens.
-        name: which needle; the question, where there is one.
-    """
-
-    tokens: Int[Tensor, " position"]
-    answer_start: int
-    needle: tuple[int, int]
-    question_start: int
-    depth: float
-    name: str
-
-    @property
-    def answer(self) -> Int[Tensor, " token"]:
-        """The tokens of the answer, as the model has to write them."""
-        return self.tokens[self.answer_start :]
-
-    @property
-    def needle_tokens(self) -> Int[Tensor, " token"]:
-        """The tokens of the answer, as they stand in the haystack."""
-        return self.tokens[slice(*self.needle)]
 
 
 def needle_prompts(
@@ -108,85 +31,42 @@ def needle_prompts(
     lengths: Sequence[int],
     depths: Sequence[float] = DEPTHS,
     template: str = TEMPLATE,
+    shared: bool = False,
 ) -> list[NeedlePrompt]:
     """Every needle at every depth of every length.
 
-    The needle is moved back to the nearest start of a sentence; at depth 1 it stands at the very end. *Source*: Wu et
+    A needle is moved back to the nearest start of a sentence; at depth 1 it stands at the very end. *Source*: Wu et
     al. 2024, arXiv 2404.15574. Differences from the official code: sentences and needles are found in the text, not by
     token ids of Llama; the lengths are kept within the few tokens by which joining texts changes their tokens.
 
     Arguments:
         haystack: a text of at least the longest length; it is never repeated.
-        lengths: tokens of a prompt, question included, answer not.
+        lengths: tokens of a prompt, question included, answer not; of the longest question, where needles share.
         depths: in [0, 1].
         template: with `{context}`, `{question}` and, at its end, `{answer}`; the place for a chat format.
+        shared: all needles stand in one haystack (after DuoAttention, arXiv 2410.10819, which hides ten), in as many
+            haystacks as there are depths: as many prompts, each needle at each depth once, but a haystack is run once
+            for all of its needles. The other needles distract, so scores differ somewhat from those of needles alone.
+
+    Returns:
+        Depth by depth of needle by needle of the lengths; shared: needle by needle of haystack by haystack.
 
     Raises:
-        InputError: a haystack too short, a length too short for needle and question or longer than the context, a depth
-            outside [0, 1], a template without its slots, or a tokenizer without offsets.
+        InputError: a haystack too short, a length too short for needles and question or longer than the context, a
+            depth outside [0, 1], needles that cannot share a haystack because a question or an answer would fit two,
+            a template without its slots, or a tokenizer without offsets.
     """
     writer = _Writer(model, haystack, template)
-    outside = [depth for depth in depths if not 0 <= depth <= 1]
-    if outside or not depths or not lengths or not needles:
-        raise InputError(
-            f"Needles ({len(needles)}), lengths ({list(lengths)}) and depths ({list(depths)}) must be given, depths "
-            "between 0 (start of the haystack) and 1 (end)."
-        )
+    check_places(lengths, depths, len(needles))
+    if shared:
+        _check_apart(needles)
     return [
-        writer.prompt(needle, length, depth) for length in lengths for needle in needles for depth in sorted(depths)
+        prompt
+        for length in lengths
+        for group in ([needles] if shared else [[needle] for needle in needles])
+        for places in turns(len(group), depths)
+        for prompt in writer.prompts(group, length, places)
     ]
-
-
-def random_needle_prompts(
-    model: Model,
-    *,
-    lengths: Sequence[int],
-    depths: Sequence[float] = DEPTHS,
-    n_needles: int = 3,
-    cue: int = 4,
-    answer: int = 8,
-    seed: int = 0,
-) -> list[NeedlePrompt]:
-    """Needles without language: random tokens, among them a cue and an answer; the prompt ends with the cue again.
-
-    For models and tokenizers that no text is at hand for. It measures retrieval by literal match, which induction heads
-    do; a natural haystack also asks for retrieval by meaning. Tokens of a needle occur nowhere else.
-
-    Arguments:
-        lengths: tokens of a prompt, cue included, answer not.
-        cue, answer: tokens of each.
-    """
-    vocabulary = ordinary_tokens(model.tokenizer)
-    lead = torch.tensor(first_tokens(model), dtype=torch.long)
-    if len(vocabulary) < 2 * (cue + answer) or min(lengths, default=0) < len(lead) + 2 * cue + answer:
-        raise InputError(
-            f"Lengths {list(lengths)} and {len(vocabulary)} ordinary tokens leave no room for a cue of {cue} and an "
-            f"answer of {answer} tokens in a haystack. Ask for longer prompts or shorter needles."
-        )
-    generator = torch.Generator().manual_seed(seed)
-    prompts: list[NeedlePrompt] = []
-    for length in lengths:
-        for index in range(n_needles):
-            order = vocabulary[torch.randperm(len(vocabulary), generator=generator)]
-            needle, others = order[: cue + answer], order[cue + answer :]
-            size = length - len(lead) - 2 * cue - answer
-            hay = others[torch.randint(len(others), (size,), generator=generator)]
-            for depth in sorted(depths):
-                place = round(depth * size)
-                tokens = torch.cat([lead, hay[:place], needle, hay[place:], needle])
-                start = len(lead) + place + cue
-                prompts.append(
-                    NeedlePrompt(
-                        tokens=tokens,
-                        answer_start=length,
-                        needle=(start, start + answer),
-                        question_start=length - cue,
-                        depth=place / max(1, size),
-                        name=f"random needle {index}",
-                    )
-                )
-    model.batch(max(prompts, key=lambda prompt: len(prompt.tokens)).tokens)
-    return prompts
 
 
 def sentence_starts(text: str) -> list[int]:
@@ -227,22 +107,34 @@ class _Writer:
         self.hay = self._encode(haystack)[1]
         self.starts = torch.tensor(sentence_starts(haystack))
 
-    def prompt(self, needle: Needle, length: int, depth: float) -> NeedlePrompt:
-        """One needle at one depth of a prompt of about so many tokens."""
-        budget = length - self._size(needle)
+    def prompts(self, needles: Sequence[Needle], length: int, depths: Sequence[float]) -> list[NeedlePrompt]:
+        """One prompt of about so many tokens for each of the needles, which stand at these depths of one haystack."""
+        budget = length - max(self._size(needles, needle) for needle in needles)
         if budget < 1 or budget > len(self.hay):
             raise InputError(
                 f"A prompt of {length} tokens needs {budget} tokens of haystack beside needle and question, and the "
                 f"haystack has {len(self.hay)}. Choose other lengths, or a longer haystack."
             )
         end = self.hay[budget - 1][1]
-        place = self._place(round(depth * budget), budget, end)
-        before, after = self.haystack[:place], self.haystack[place:end]
-        before += "" if not before or before[-1].isspace() else " "
-        context = f"{before}{needle.text} {after}" if after else before + needle.text
+        places = [self._place(round(depth * budget), budget, end) for depth in depths]
+        context, starts = self._context(needles, places, end)
+        hidden = zip(needles, starts, strict=True)
+        return [self._prompt(context, start, needle, len(needles)) for needle, start in hidden]
+
+    def _context(self, needles: Sequence[Needle], places: Sequence[int], end: int) -> tuple[str, list[int]]:
+        """The haystack up to a character with every needle at its place, and where in it each needle begins."""
+        context, starts, written = "", [0] * len(needles), 0
+        for index in sorted(range(len(needles)), key=lambda index: places[index]):
+            context = _joined(context, self.haystack[written : places[index]])
+            written = places[index]
+            context = _joined(context, needles[index].text)
+            starts[index] = len(context) - len(needles[index].text)
+        return _joined(context, self.haystack[written:end]), starts
+
+    def _prompt(self, context: str, needle_start: int, needle: Needle, hidden: int) -> NeedlePrompt:
         written = fill(self.template, {"context": context, "question": needle.question, "answer": needle.answer})
         ids, offsets = self._encode(written.text)
-        start = written.spans["context"][0] + len(before) + needle.text.index(needle.answer)
+        start = written.spans["context"][0] + needle_start + needle.text.index(needle.answer)
         bos = len(self.lead)
         first, last = token_span(offsets, start, start + len(needle.answer))
         answer_start, answer_end = token_span(offsets, *written.spans["answer"])
@@ -256,6 +148,7 @@ class _Writer:
             question_start=bos + haystack_end,
             depth=first / haystack_end,
             name=needle.question,
+            hidden=hidden,
         )
         if not torch.isin(prompt.answer, prompt.needle_tokens).any():
             raise InputError(
@@ -264,9 +157,10 @@ class _Writer:
             )
         return prompt
 
-    def _size(self, needle: Needle) -> int:
+    def _size(self, needles: Sequence[Needle], asked: Needle) -> int:
         """Tokens of a prompt without its haystack and its answer."""
-        empty = fill(self.template, {"context": needle.text, "question": needle.question, "answer": needle.answer})
+        hidden = " ".join(needle.text for needle in needles)
+        empty = fill(self.template, {"context": hidden, "question": asked.question, "answer": asked.answer})
         offsets = self._encode(empty.text)[1]
         return len(self.lead) + token_span(offsets, *empty.spans["answer"])[0]
 
@@ -280,3 +174,17 @@ class _Writer:
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoded: Any = self.model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return encoded["input_ids"], encoded["offset_mapping"]
+
+
+def _joined(left: str, right: str) -> str:
+    """Two pieces of text with a space between them, unless there is one or nothing to part."""
+    return f"{left} {right}" if left and right and not left[-1].isspace() else left + right
+
+
+def _check_apart(needles: Sequence[Needle]) -> None:
+    for one, other in permutations(needles, 2):
+        if one.question == other.question or one.answer in other.text:
+            raise InputError(
+                f"The needles {one.text!r} and {other.text!r} cannot share a haystack: they have the same question, or "
+                f"the answer {one.answer!r} stands in both. Give needles with their own questions and answers."
+            )

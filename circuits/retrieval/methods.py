@@ -10,10 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.forward import check_language_model
-from circuits.retrieval.duo import duo_gates, duo_surrogate
-from circuits.retrieval.haystack import NEEDLES, Needle, NeedlePrompt, needle_prompts, random_needle_prompts
+from circuits.retrieval.duo import LEARNING_RATE, PENALTY, PROBES, STEPS, duo_gates, duo_surrogate
+from circuits.retrieval.haystack import needle_prompts
 from circuits.retrieval.needle import Scoring, needle_heads
+from circuits.retrieval.needles import NEEDLES, Needle, NeedlePrompt
 from circuits.retrieval.qrhead import qr_examples, qr_heads
+from circuits.retrieval.random_haystack import random_needle_prompts
 from circuits.retrieval.razor import razor_heads
 from interp.analyzers.distant_mass import DistantMass
 from interp.analyzers.local_heads import LocalHeads
@@ -34,7 +36,9 @@ class RetrievalData:
         prompts: needles in that text, at several depths and lengths.
         window: sinks and recent keys for the methods that have them; empty for each method's own.
         scoring: of the needle protocol.
-        steps: of the optimised gates.
+        steps, learning_rate: of the optimised gates.
+        penalty: of both kinds of gates.
+        probes: of the expansion around gates of 1.
         seed, progress: for every method.
     """
 
@@ -45,6 +49,9 @@ class RetrievalData:
     window: Mapping[str, int]
     scoring: Scoring
     steps: int
+    learning_rate: float
+    penalty: float
+    probes: int
     seed: int
     progress: bool | None
 
@@ -60,11 +67,16 @@ def retrieval_heads(
     haystack: str | None = None,
     needles: Sequence[Needle] = NEEDLES,
     lengths: Sequence[int] | None = None,
-    n_depths: int = 5,
+    depths: int | Sequence[float] = 5,
+    shared: bool = False,
+    n_needles: int | None = None,
     sink: int | None = None,
     recent: int | None = None,
     scoring: Scoring = "teacher-forced",
-    steps: int = 2000,
+    steps: int = STEPS,
+    learning_rate: float = LEARNING_RATE,
+    penalty: float = PENALTY,
+    probes: int = PROBES,
     seed: int = 0,
     progress: bool | None = None,
 ) -> dict[str, HeadScores]:
@@ -76,9 +88,14 @@ def retrieval_heads(
             "qrhead" cannot use).
         needles: for a haystack of text.
         lengths: tokens of the prompts; None for a quarter, half and the whole of the context, at most 2048 tokens.
-        n_depths: places of each needle, evenly spaced from start to end.
+        depths: so many places of each needle, evenly spaced from start to end, or the places themselves, in [0, 1].
+        shared: hide all needles in one haystack, in as many haystacks as there are depths, instead of each alone.
+        n_needles: random needles, without a haystack of text; None for as many as `needles`. DuoAttention hides ten.
         sink, recent: window of streaming heads; None for each method's own.
-        scoring, steps: of "needle" and "duo-gates".
+        scoring: of "needle".
+        steps, learning_rate: of "duo-gates".
+        penalty: of "duo-gates" and "duo-surrogate"; DuoAttention's lambda.
+        probes: of "duo-surrogate".
 
     Returns:
         By method, in the order given. `agreement(rankings(...))` compares them.
@@ -88,23 +105,27 @@ def retrieval_heads(
     """
     check_language_model(model)
     unknown = [name for name in methods if name not in METHODS]
-    if unknown or not methods or len(set(methods)) < len(methods) or n_depths < 1:
+    if unknown or not methods or len(set(methods)) < len(methods):
+        raise InputError(f"Methods {list(methods)}: expected each method once out of {', '.join(METHODS)}.")
+    if n_needles is not None and haystack is not None:
         raise InputError(
-            f"Methods {list(methods)} with {n_depths} depths: expected at least one depth, and each method once out of "
-            f"{', '.join(METHODS)}."
+            f"{n_needles} random needles were asked for, but the haystack is a text. Leave out one of the two."
         )
-    depths = [index / (n_depths - 1) for index in range(n_depths)] if n_depths > 1 else [0.5]
+    places = _places(depths)
     if lengths is None:
         longest = min(model.n_ctx or LONGEST, LONGEST) - ANSWER_ROOM
         lengths = [longest // 4, longest // 2, longest]
     if haystack is None:
-        prompts = random_needle_prompts(model, lengths=lengths, depths=depths, n_needles=len(needles), seed=seed)
+        count = len(needles) if n_needles is None else n_needles
+        prompts = random_needle_prompts(
+            model, lengths=lengths, depths=places, n_needles=count, shared=shared, seed=seed
+        )
     else:
-        prompts = needle_prompts(model, haystack, needles, lengths=lengths, depths=depths)
+        prompts = needle_prompts(model, haystack, needles, lengths=lengths, depths=places, shared=shared)
     window = {name: size for name, size in (("sink", sink), ("recent", recent)) if size is not None}
     data = RetrievalData(
         model=model, haystack=haystack, needles=needles, prompts=prompts, window=window, scoring=scoring, steps=steps,
-        seed=seed, progress=progress,
+        learning_rate=learning_rate, penalty=penalty, probes=probes, seed=seed, progress=progress,
     )  # fmt: skip
     return {name: METHODS[name](data) for name in methods}
 
@@ -117,6 +138,14 @@ def rankings(found: Mapping[str, HeadScores]) -> dict[str, Float[Tensor, "layer 
         if name == "needle":
             ranked["needle, soft"] = scores.columns["soft"]
     return ranked
+
+
+def _places(depths: int | Sequence[float]) -> Sequence[float]:
+    if not isinstance(depths, int):
+        return depths
+    if depths < 1:
+        raise InputError(f"depths={depths}: expected at least one place for each needle.")
+    return [index / (depths - 1) for index in range(depths)] if depths > 1 else [0.5]
 
 
 def _needle(data: RetrievalData) -> HeadScores:
@@ -142,24 +171,28 @@ def _local_heads(data: RetrievalData) -> HeadScores:
 
 
 def _scanned(data: RetrievalData, analyzer: DistantMass | LocalHeads) -> HeadScores:
-    """An analyzer on the longest prompt of every needle."""
+    """An analyzer on the longest prompt of every needle; on one of those that differ in the question only."""
     longest: dict[str, NeedlePrompt] = {}
     for prompt in data.prompts:
         known = longest.get(prompt.name)
         if known is None or prompt.answer_start > known.answer_start:
             longest[prompt.name] = prompt
-    batch = data.model.pad([prompt.tokens.tolist() for prompt in longest.values()])
+    haystacks = {tuple(prompt.tokens[: prompt.question_start].tolist()): prompt for prompt in longest.values()}
+    batch = data.model.pad([prompt.tokens.tolist() for prompt in haystacks.values()])
     found = scan(data.model, batch, [analyzer], batch_size=1, seed=data.seed, progress=data.progress)[analyzer.name]
     assert isinstance(found, HeadScores)
     return found
 
 
 def _duo_surrogate(data: RetrievalData) -> HeadScores:
-    return duo_surrogate(data.model, data.prompts, **data.window, **data.options)
+    return duo_surrogate(
+        data.model, data.prompts, penalty=data.penalty, probes=data.probes, **data.window, **data.options
+    )
 
 
 def _duo_gates(data: RetrievalData) -> HeadScores:
-    return duo_gates(data.model, data.prompts, steps=data.steps, **data.window, **data.options)
+    chosen = {"steps": data.steps, "learning_rate": data.learning_rate, "penalty": data.penalty}
+    return duo_gates(data.model, data.prompts, **chosen, **data.window, **data.options)
 
 
 METHODS: Mapping[str, Callable[[RetrievalData], HeadScores]] = {

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from circuits.forward import check_language_model
 from circuits.retrieval.copying import copy_chance, copy_hits, copy_mass, copy_recall, rouge_recall
-from circuits.retrieval.haystack import NeedlePrompt
+from circuits.retrieval.needles import NeedlePrompt
 from circuits.retrieval.prefix import SharedPrefix, shared_order
 from interp.attention.participants import Reader
 from interp.attention.rows import AttentionRows
@@ -43,8 +43,8 @@ def needle_heads(
     *Source*: Wu et al. 2024, arXiv 2404.15574. Differences from the official code: a set of tokens as in the paper,
     not a sum over steps; the needle is known exactly; and by default the right answer is given (``"teacher-forced"``):
     its rows come out of one forward pass without decoding, every instance counts, and a prefix that prompts share is
-    run once. ``"decode"`` lets the model answer and counts the instances where it recalls over half of the answer's
-    words (ROUGE-1), as the paper does.
+    run once, which is the whole haystack of prompts made with ``shared=True``. ``"decode"`` lets the model answer and
+    counts the instances where it recalls over half of the answer's words (ROUGE-1), as the paper does.
 
     Only the rows that produce answer tokens are read; all others stay on the fused kernel.
 
@@ -57,8 +57,9 @@ def needle_heads(
         `scores` in [0, 1] with a 95 % interval; `chance` that of a head whose argmax is a random visible key.
         `columns`: ``soft`` (`copy_mass`) and ``activation frequency`` (share of instances with a copied token).
         `labels`: ``strength``, "strong" from 0.5, "retrieval" from 0.1, "weak" above 0, else "none".
-        `notes`: chance of the soft score, the number of instances counted, and where each of them was and whether
-        the model answers it (teacher-forced: every token of the answer is the model's first choice).
+        `notes`: chance of the soft score, the number of instances counted, and where each of them was, how many needles
+        were hidden there, and whether the model answers it (teacher-forced: every token of the answer is the model's
+        first choice).
 
     Raises:
         InputError: no prompts, not a causal language model, or (decode) no instance that the model answers.
@@ -188,7 +189,13 @@ def _result(
     low, high = bootstrap_interval(recall, seed=seed)
     chances = torch.tensor([instance.chance for instance in counted], dtype=torch.float64)
     places = [
-        {"needle": i.prompt.name, "length": i.prompt.answer_start, "depth": i.prompt.depth, "answered": i.answered}
+        {
+            "needle": i.prompt.name,
+            "length": i.prompt.answer_start,
+            "depth": i.prompt.depth,
+            "hidden": i.prompt.hidden,
+            "answered": i.answered,
+        }
         for i in instances
     ]
     return HeadScores(

@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuits.forward import check_language_model
-from circuits.retrieval.haystack import NEEDLES, Needle, sentence_starts, token_span
+from circuits.retrieval.haystack import sentence_starts, token_span
+from circuits.retrieval.needles import NEEDLES, Needle
 from circuits.retrieval.prefix import SharedPrefix
 from interp.attention.participants import Reader
 from interp.attention.rows import AttentionRows

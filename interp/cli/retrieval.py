@@ -47,12 +47,27 @@ def retrieval(
         Path | None,
         typer.Option("--needles", help="JSONL with text, question and answer, hidden in the haystack; three built in."),
     ] = None,
+    random_needles: Annotated[
+        int | None, typer.Option("--random-needles", help="Needles among random tokens; three without it.")
+    ] = None,
     length: Annotated[list[int] | None, typer.Option("--length", help="Tokens of a prompt; can be repeated.")] = None,
-    depths: Annotated[int, typer.Option("--depths", help="Places of each needle, from start to end.")] = 5,
+    depth: Annotated[
+        list[float] | None,
+        typer.Option("--depth", help="A place of each needle, 0 (start) to 1 (end); can be repeated."),
+    ] = None,
+    depths: Annotated[
+        int | None, typer.Option("--depths", help="So many places, from start to end, instead of --depth; 5.")
+    ] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Hide all needles in one haystack: faster, and they distract.")
+    ] = False,
     scoring: Annotated[str, typer.Option("--scoring", help="teacher-forced or decode, for needle.")] = "teacher-forced",
     sink: Annotated[int | None, typer.Option("--sink", help="First keys of a streaming head.")] = None,
     recent: Annotated[int | None, typer.Option("--recent", help="Latest keys of a streaming head.")] = None,
     steps: Annotated[int, typer.Option("--steps", help="Steps of duo-gates.")] = 2000,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Highest rate of duo-gates.")] = 0.02,
+    penalty: Annotated[float, typer.Option("--lambda", help="Price of open gates, in both duo methods.")] = 0.05,
+    probes: Annotated[int, typer.Option("--probes", help="Random directions of duo-surrogate.")] = 32,
     overlap: Annotated[
         int | None, typer.Option("--overlap", help="Highest heads whose overlap methods are compared by; a tenth.")
     ] = None,
@@ -77,6 +92,8 @@ def retrieval(
     check_targets(json, csv)
     if needles is not None and haystack is None:
         raise InputError("Without a text there is nothing to hide needles in. Give --haystack FILE too.")
+    if depth and depths is not None:
+        raise InputError(f"--depths {depths} asks for evenly spaced places, --depth for chosen ones. Give one of them.")
     text = None if haystack is None else _read(haystack)
     hidden = NEEDLES if needles is None else _needles(needles)
     methods = method or ["needle", "razor", "distant-mass"]
@@ -87,11 +104,16 @@ def retrieval(
             haystack=text,
             needles=hidden,
             lengths=length,
-            n_depths=depths,
+            depths=depth or (5 if depths is None else depths),
+            shared=shared,
+            n_needles=random_needles,
             sink=sink,
             recent=recent,
             scoring=scoring,  # pyright: ignore[reportArgumentType]
             steps=steps,
+            learning_rate=learning_rate,
+            penalty=penalty,
+            probes=probes,
             seed=seed,
             progress=False if quiet else None,
         )

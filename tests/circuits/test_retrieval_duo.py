@@ -142,3 +142,13 @@ def test_prompts_within_the_window_are_refused_or_reported(tiny: Model, prompt: 
     with pytest.warns(AnalysisWarning, match="1 of 2 prompts have at most"):
         found = duo_surrogate(tiny, [prompt, long], sink=3, recent=40, probes=1)
     assert "1 of 2 prompts" in found.provenance.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 0}, {"learning_rate": 0.0}, {"penalty": -1.0}], ids=lambda options: next(iter(options))
+)
+def test_odd_options_are_refused(tiny: Model, prompt: NeedlePrompt, options: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="at least 1 step, a rate above 0 and no negative penalty"):
+        duo_gates(tiny, [prompt], sink=2, recent=5, **options)
+    with pytest.raises(InputError, match="at least 1 probe and no negative penalty"):
+        duo_surrogate(tiny, [prompt], sink=2, recent=5, probes=0)

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 import interp
 from circuits.retrieval import NEEDLES, Needle, NeedlePrompt, needle_heads, needle_prompts, random_needle_prompts
-from circuits.retrieval.prefix import SharedPrefix, shared_order
 from interp.errors import InputError
 from interp.interventions.ablate_heads import ablate_heads
 from interp.model.model import Model
@@ -174,30 +173,3 @@ def test_a_real_model_against_full_maps_in_any_order(stories: Model) -> None:
     torch.testing.assert_close(backwards.scores, found.scores, atol=1e-6, rtol=0)
     alone = torch.stack([needle_heads(stories, [prompt]).columns["soft"] for prompt in prompts]).mean(0)
     torch.testing.assert_close(alone, soft, atol=1e-6, rtol=0)
-
-
-def test_prompts_share_the_haystack_before_the_needle(stories: Model) -> None:
-    prompts = needle_prompts(stories, story(), NEEDLES[:1], lengths=[300], depths=[0.25, 0.5, 0.75, 1.0])
-    tokens = [prompt.tokens for prompt in prompts]
-    prefix = SharedPrefix(stories)
-    with torch.inference_mode():
-        for index in shared_order(tokens):
-            shared = prefix.run(tokens[index], keep=3)
-            fresh = SharedPrefix(stories).run(tokens[index], keep=3)
-            torch.testing.assert_close(shared, fresh, atol=1e-4, rtol=1e-4)
-    assert prefix.rows_run < 0.85 * sum(map(len, tokens))
-
-
-def test_a_cache_that_forgets_is_not_cut_back() -> None:
-    config = MistralConfig(
-        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, sliding_window=8, max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    model = interp.load(MistralForCausalLM(config))
-    one = torch.randint(3, 40, (30,))
-    other = torch.cat([one[:20], torch.randint(3, 40, (10,))])
-    prefix = SharedPrefix(model)
-    with torch.inference_mode():
-        prefix.run(one, keep=2)
-        torch.testing.assert_close(prefix.run(other, keep=2), model(other)[0, -2:])
-    assert prefix.rows_run == 60

@@ -59,6 +59,32 @@ def test_needles_of_a_file_at_every_depth_and_length(command: Command, words_dir
     assert {pair["k"] for pair in document["agreement"]} == {2}
 
 
+def test_random_needles_share_a_haystack_at_chosen_depths(command: Command, circuit_directory: Path) -> None:
+    code, out, err = command(
+        "retrieval", "--model", circuit_directory, "--method", "needle", "--length", "60", "--random-needles", "2",
+        "--depth", "0.25", "--depth", "1", "--shared", "--json", "-", "--quiet",
+    )  # fmt: skip
+    assert code == 0, err
+    methods = json.loads(out, parse_constant=pytest.fail)["methods"]
+    instances = methods["needle"]["notes"]["instances"]
+    assert [one["hidden"] for one in instances] == [2] * 4
+    assert sorted(round(one["depth"], 1) for one in instances) == [0.2, 0.2, 1, 1]
+
+
+def test_options_of_duo_attention(command: Command, circuit_directory: Path) -> None:
+    code, out, err = command(
+        "retrieval", "--model", circuit_directory, "--method", "duo-gates", "--method", "duo-surrogate",
+        "--length", "50", "--depth", "0.3", "--random-needles", "1", "--sink", "2", "--recent", "8", "--steps", "3",
+        "--learning-rate", "0.1", "--lambda", "0.2", "--probes", "2", "--json", "-", "--quiet",
+    )  # fmt: skip
+    assert code == 0, err
+    gates, surrogate = (
+        json.loads(out)["methods"][name]["provenance"]["parameters"] for name in ("duo-gates", "duo-surrogate")
+    )
+    assert gates == {"sink": 2, "recent": 8, "steps": 3, "learning_rate": 0.1, "penalty": 0.2}
+    assert surrogate == {"sink": 2, "recent": 8, "penalty": 0.2, "probes": 2}
+
+
 def test_mistakes_are_one_sentence(command: Command, circuit_directory: Path, tmp_path: Path) -> None:
     (tmp_path / "odd.jsonl").write_text('{"text": "a"}')
     (tmp_path / "astray.jsonl").write_text('{"text": "a", "question": "b", "answer": "c"}')
@@ -66,6 +92,11 @@ def test_mistakes_are_one_sentence(command: Command, circuit_directory: Path, tm
         (("--method", "magic"), "each method once out of needle, razor"),
         (("--haystack", tmp_path / "none.txt"), "cannot be read as UTF-8 text"),
         (("--method", "qrhead", "--length", "60"), "qrhead needs passages of text"),
+        (("--depths", "3", "--depth", "0.5"), "--depths 3 asks for evenly spaced places, --depth for chosen ones"),
+        (("--depths", "0"), "depths=0: expected at least one place"),
+        (("--depth", "1.5", "--length", "60"), "between 0 (start of the haystack) and 1 (end)"),
+        (("--random-needles", "4", "--haystack", __file__), "4 random needles were asked for, but the haystack is a"),
+        (("--random-needles", "9", "--shared", "--length", "90"), "no room for 9 needles"),
         (("--needles", tmp_path / "odd.jsonl"), "Give --haystack FILE too"),
         (("--needles", tmp_path / "odd.jsonl", "--haystack", __file__), "is no list of needles"),
         (("--needles", tmp_path / "astray.jsonl", "--haystack", __file__), "does not stand in the needle"),
