@@ -147,8 +147,8 @@ def peak_bytes(configuration: str, length: int, threads: int) -> int:
     return peak_of(run, tokens_of(64), tokens_of(length))
 
 
-def peak_of(run: Callable[[Tensor], object], few: Tensor, many: Tensor) -> int:
-    """Peak resident memory of a run on many tokens, above that after a run on few."""
+def peak_of(run: Callable[[Any], object], few: Any, many: Any) -> int:
+    """Peak resident memory of a run on many tokens or prompts, above that after a run on few."""
     with torch.inference_mode():
         run(few)
         gc.collect()
