@@ -1,6 +1,6 @@
-"""The word-level tokenizer of the embedded models, built from the word lists in `data/`."""
+"""The word-level tokenizers of the embedded models; that of `mini` is built from the word lists in `data/`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from string import Formatter
 
@@ -27,17 +27,34 @@ SPACE = "\u2581"  # the mark which SentencePiece and Metaspace write for a space
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A fast tokenizer with one token per word, the space before the word included, as in Llama's tokenizers.
+    """The tokenizer of `mini`.
 
     Numbers are cut in pairs of digits, so that "1732" is the two tokens " 17" and "32". Punctuation is a token of its
-    own. A BOS is put in front.
+    own.
     """
-    vocabulary = {token: index for index, token in enumerate(chain(SPECIAL_TOKENS.values(), _tokens()))}
+    return word_level_tokenizer(
+        _tokens(), cut_at=rf"{SPACE}?\d{{1,2}}|->|'s|[.,:;!?()\"\n=_$-]", context=512, padding_side="right"
+    )
+
+
+def word_level_tokenizer(
+    tokens: Iterable[str], *, cut_at: str, context: int, padding_side: str, special: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
+    """A fast tokenizer with one token per word, the space before the word included, as in Llama's tokenizers.
+
+    A BOS is put in front.
+
+    Arguments:
+        tokens: the ordinary tokens in the order of their ids, words with `SPACE` before them.
+        cut_at: regular expression of what is a token of its own within a word, such as a full stop.
+        special: further special tokens, whose ids follow those of `SPECIAL_TOKENS`.
+    """
+    vocabulary = {token: index for index, token in enumerate(chain(SPECIAL_TOKENS.values(), special, tokens))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS["unk_token"]))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True),
-            pre_tokenizers.Split(Regex(rf"{SPACE}?\d{{1,2}}|->|'s|[.,:;!?()\"\n=_$-]"), behavior="isolated"),
+            pre_tokenizers.Split(Regex(cut_at), behavior="isolated"),
         ]
     )
     tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
@@ -47,9 +64,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        model_max_length=512,
-        padding_side="right",
+        model_max_length=context,
+        padding_side=padding_side,
         clean_up_tokenization_spaces=False,
+        **({"additional_special_tokens": list(special)} if special else {}),
         **SPECIAL_TOKENS,
     )
 

@@ -4,7 +4,6 @@ from itertools import chain
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -15,7 +14,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from circuits.training.tokenizer import SPACE, SPECIAL_TOKENS
+from circuits.training.tokenizer import SPACE, word_level_tokenizer
 from circuits.training.vision.language import words
 from circuits.training.vision.recipe import SceneRecipe
 from circuits.training.vision.scenes import IMAGE_SIZE, PATCH_SIZE
@@ -30,27 +29,7 @@ ROPE_THETA = 1e5
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A fast tokenizer with one token per word, the space before the word included, and a BOS in front."""
     ordinary = dict.fromkeys(chain((".", "?"), (SPACE + word for word in words())))
-    vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS.values(), IMAGE_TOKEN, *ordinary])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS["unk_token"]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True),
-            pre_tokenizers.Split(Regex(r"[.?]"), behavior="isolated"),
-        ]
-    )
-    tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
-    bos = SPECIAL_TOKENS["bos_token"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, vocabulary[bos])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=CONTEXT,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        additional_special_tokens=[IMAGE_TOKEN],
-        **SPECIAL_TOKENS,
-    )
+    return word_level_tokenizer(ordinary, cut_at=r"[.?]", context=CONTEXT, padding_side="left", special=(IMAGE_TOKEN,))
 
 
 def build_processor() -> LlavaProcessor:
