@@ -47,6 +47,16 @@ def test_divergence_of_known_rows() -> None:
     assert float(jensen_shannon(one_hot(10, 4), one_hot(10, 4))) == 0
 
 
+def test_the_root_is_a_metric() -> None:
+    rows = (4 * torch.randn(40, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).softmax(-1)
+    rows = torch.cat([rows, torch.eye(9, dtype=torch.float64)])
+    distance = jensen_shannon(*torch.broadcast_tensors(rows[:, None], rows[None])).sqrt()
+    torch.testing.assert_close(distance, distance.T)
+    assert bool((distance <= math.log(2) ** 0.5 + 1e-12).all())
+    detours = (distance[:, :, None] + distance[None]).amin(1)
+    assert bool((distance <= detours + 1e-9).all())
+
+
 def test_pairs_are_sums_over_rows() -> None:
     rows = torch.rand(4, 5, 7).softmax(-1)
     sums = pairwise_sums(rows)

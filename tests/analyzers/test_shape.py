@@ -63,6 +63,14 @@ def test_broad_heads_carry_a_label() -> None:
     assert read(NormalisedEntropy(), first(16)).labels["breadth"] == (("",),)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("n_keys", "label"), [(44, ""), (45, "broad")])
+def test_broad_is_3_8_nats_of_128_keys(n_keys: int, label: str) -> None:
+    """The threshold of Clark et al. 2019: e^3.8 = 44.7 keys alike."""
+    pattern = torch.zeros(128, 128)
+    pattern[:, :n_keys] = 1 / n_keys
+    assert read(NormalisedEntropy(), pattern, causal=False).labels["breadth"] == ((label,),)  # type: ignore[union-attr]
+
+
 def test_mean_distance_of_the_published_heads() -> None:
     assert score(MeanDistance(first_query=1), previous(30)) == 1
     assert score(MeanDistance(), torch.eye(30)) == 0
