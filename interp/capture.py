@@ -16,6 +16,7 @@ from interp.attention.session import watch
 from interp.errors import InputError
 from interp.heads import HeadRef
 from interp.model.model import Inputs, Model
+from interp.model.tokens import TokenBatch
 from interp.results import Provenance
 
 DEFAULT_MAX_BYTES = 2**30
@@ -26,7 +27,8 @@ class Capture:
     """Attention maps and head outputs of one forward pass.
 
     Attributes:
-        patterns: layer -> ``[batch, head, query, key]`` float32; only the chosen heads and query rows.
+        patterns: layer -> ``[batch, head, query, key]`` float32; only the chosen heads and query rows. A batch entry is
+            a text, in a vision tower whatever the tower takes as one.
         gradients: layer -> gradient of the metric with respect to the pattern, same shape, 0 at keys that a query
             cannot see; empty without a metric.
         z: layer -> head outputs ``[batch, query, head, d_head]``; empty unless asked for.
@@ -35,7 +37,7 @@ class Capture:
         heads: the captured heads of each layer, in the order of the head axis.
         query_positions: absolute positions of the query axis.
         logits: of the same pass.
-        tokens: token ids ``[batch, position]``.
+        tokens: token ids ``[text, position]``.
         str_tokens: text of every token, one list per sequence; None without a tokenizer.
         provenance: model, prompts and parameters.
     """
@@ -47,7 +49,7 @@ class Capture:
     heads: dict[int, tuple[int, ...]]
     query_positions: Int[Tensor, " query"]
     logits: Tensor
-    tokens: Int[Tensor, "batch position"]
+    tokens: Int[Tensor, "text position"]
     str_tokens: list[list[str]] | None
     provenance: Provenance
 
@@ -57,6 +59,20 @@ class Capture:
         if ref.layer not in self.heads or ref.head not in self.heads[ref.layer]:
             raise InputError(f"{ref.label} was not captured. Ask for it with layers= or heads=.")
         return self.patterns[ref.layer][:, self.heads[ref.layer].index(ref.head)]
+
+
+class _Extent(Reader):
+    """How many queries and keys attention of one kind has."""
+
+    queries = torch.arange(0)
+
+    def __init__(self, kind: str) -> None:
+        self.kinds = frozenset({kind})
+        self.n_queries = self.n_keys = 0
+
+    def read_call(self, call: LayerCall) -> None:
+        self.n_queries = max(self.n_queries, int(call.queries[-1]) + 1)
+        self.n_keys = max(self.n_keys, int(call.keys[-1]) + 1)
 
 
 class _Capturer(Reader):
@@ -111,6 +127,9 @@ def capture_patterns(
 ) -> Capture:
     """Run a model once and keep its full attention maps.
 
+    Where queries or keys are not the tokens of the text (images, cross attention, a decoder beside an encoder), one
+    more pass comes before, which counts them.
+
     Arguments:
         inputs: text, texts, token tensor or `TokenBatch`.
         layers: layers to keep; None for all.
@@ -137,11 +156,11 @@ def capture_patterns(
     batch = model.batch(inputs)
     kind = kind or model.sites.main_kind
     chosen = _chosen_heads(model, kind, layers, heads)
-    n_positions = batch.tokens.shape[1]
-    positions = _positions(queries, n_positions)
-    _check_size(chosen, len(batch), len(positions), n_positions, max_bytes, 1 if metric is None else 2)
+    n_queries, n_keys = _extent(model, batch, kind, kwargs)
+    positions = _positions(queries, n_queries)
+    _check_size(chosen, len(batch), len(positions), n_keys, max_bytes, 1 if metric is None else 2)
     flags = {"z": z, "queries_and_keys": queries_and_keys, "gradients": metric is not None}
-    capturer = _Capturer(kind, chosen, positions, n_positions, frozenset(name for name, on in flags.items() if on))
+    capturer = _Capturer(kind, chosen, positions, n_keys, frozenset(name for name, on in flags.items() if on))
     with torch.set_grad_enabled(metric is not None), watch(model, capturer):
         logits = model(batch, **kwargs)
     gradients = {} if metric is None else _gradients(capturer, metric(logits))
@@ -158,6 +177,15 @@ def capture_patterns(
         str_tokens=None if model.tokenizer is None else [model.to_str_tokens(row) for row in batch.tokens],
         provenance=model.provenance([batch], parameters=parameters),
     )
+
+
+def _extent(model: Model, batch: TokenBatch, kind: str, kwargs: dict[str, Any]) -> tuple[int, int]:
+    if kind == "self" and "cross" not in model.capabilities.kinds:
+        return batch.tokens.shape[1], batch.tokens.shape[1]
+    extent = _Extent(kind)
+    with torch.no_grad(), watch(model, extent):
+        model(batch, **kwargs)
+    return extent.n_queries, extent.n_keys
 
 
 def _gradients(capturer: _Capturer, value: Tensor) -> dict[int, Tensor]:
@@ -205,7 +233,7 @@ def _positions(queries: Sequence[int] | None, n_positions: int) -> Int[Tensor, "
         return torch.arange(n_positions)
     outside = [query for query in queries if not -n_positions <= query < n_positions]
     if outside or not queries:
-        raise InputError(f"Query positions {outside or list(queries)} lie outside the {n_positions} tokens given.")
+        raise InputError(f"Query positions {outside or list(queries)} lie outside the {n_positions} positions.")
     return torch.tensor(sorted({query % n_positions for query in queries}))
 
 

@@ -84,7 +84,7 @@ def test_head_outputs_and_the_identities_of_attention(model: interp.Model) -> No
         ({"layers": [9]}, r"Layers \[9\] cannot be captured"),
         ({"heads": ["L1H9"]}, "There is no head L1H9"),
         ({"layers": [1], "heads": ["L1H1"]}, "Both layers and heads"),
-        ({"queries": [99]}, r"Query positions \[99\] lie outside the 16 tokens"),
+        ({"queries": [99]}, r"Query positions \[99\] lie outside the 16 positions"),
         ({"max_bytes": 10_000}, "Choose fewer layers=, heads= or queries=, .* or use interp.scan"),
         ({"kind": "vision"}, "has no vision attention"),
         ({"metric": lambda logits: logits}, "expected one number"),
