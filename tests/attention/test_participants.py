@@ -33,9 +33,11 @@ def padded(side: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("block_bytes", [1, 900, 2**20])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mistral", "gemma2", "gpt_oss", "bert", "t5"])
-def test_chosen_rows_equal_those_of_a_reader_of_everything(name: str, block_bytes: int) -> None:
+@pytest.mark.parametrize("most", [False, True])
+def test_chosen_rows_equal_those_of_a_reader_of_everything(name: str, block_bytes: int, most: bool) -> None:
+    """A few rows apart beside the fused kernel, and a run of most rows, for which all are computed."""
     model, inputs = loaded(name), sample_inputs(ROWS[name])
-    everything, some = Recorder(), Some(queries=torch.tensor([3, -1]))
+    everything, some = Recorder(), Some(queries=torch.arange(2, 50) if most else torch.tensor([3, -1]))
     with torch.no_grad():
         with watch(model, everything):
             expected = model.hf(**inputs).logits
@@ -46,7 +48,7 @@ def test_chosen_rows_equal_those_of_a_reader_of_everything(name: str, block_byte
     for place in everything.rows:
         queries = torch.cat([block[0] for block in some.rows[place]])
         full = everything.pattern(place)
-        assert queries.tolist() == [3, full.shape[2] - 1]
+        assert queries.tolist() == (list(range(2, full.shape[2])) if most else [3, full.shape[2] - 1])
         torch.testing.assert_close(some.pattern(place)[:, :, queries], full[:, :, queries], **EXACT)
         torch.testing.assert_close(some.z(place), everything.z(place), **EXACT)
 
