@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 import interp
 from circuits.retrieval import NEEDLES, Needle, NeedlePrompt, needle_heads, needle_prompts, random_needle_prompts
+from circuits.retrieval.haystack import token_span
 from interp.errors import InputError
 from interp.interventions.ablate_heads import ablate_heads
 from interp.model.model import Model
@@ -72,6 +73,13 @@ def test_a_near_copy_before_the_needle_is_not_taken_for_it(stories: Model) -> No
     (prompt,) = needle_prompts(stories, haystack, [needle], lengths=[260], depths=[0.6])
     assert torch.equal(prompt.needle_tokens, prompt.answer)
     assert prompt.needle[0] > 40
+
+
+def test_a_needle_is_found_exactly_or_not_at_all() -> None:
+    offsets = [(0, 3), (4, 8), (8, 9)]
+    assert token_span(offsets, 2, 5) == (0, 2) and token_span(offsets, 8, 9) == (2, 3)
+    with pytest.raises(InputError, match="no token for characters 3 to 4"):
+        token_span(offsets, 3, 4)
 
 
 @pytest.mark.parametrize(
