@@ -9,7 +9,7 @@ Both sources give one document after the other and read no further than is asked
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,18 +22,28 @@ from interp.model.tokens import TokenBatch, encode, leading_tokens
 
 Documents = Literal["document", "paragraph", "line"]
 
-# The builder of the `datasets` package for each kind of file; every other file is taken for text.
-BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+# The builder of the `datasets` package for each kind of file, and its options; every other file is taken for text.
+BUILDERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+    ".ndjson": ("json", {}),
+    ".csv": ("csv", {}),
+    ".tsv": ("csv", {"sep": "\t"}),
+    ".parquet": ("parquet", {}),
+}
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+"""Endings of compressed files, which `datasets` unpacks by itself."""
 DEFAULT_LENGTH = 512
 NO_TEXT = "There is no text: every document is empty. Choose another file, dataset or column."
 PIECE_CHARACTERS = 100_000
 
 
 def texts_of_file(path: str | Path, *, column: str | None = None, sample_by: Documents = "document") -> Iterator[str]:
-    """The documents of a local file, in UTF-8.
+    """The documents of a local file, in UTF-8 with or without a byte order mark.
 
     Arguments:
-        path: ``.jsonl``, ``.json`` (a list of objects), ``.csv``, ``.parquet``; any other file is plain text.
+        path: ``.jsonl``, ``.json`` (a list of objects), ``.csv``, ``.tsv``, ``.parquet``; any other file is plain text.
+            All but Parquet may be compressed (``.jsonl.gz``).
         column: which column holds the text; None for ``text``, or for the only column there is.
         sample_by: what is one document of a plain text: the whole file, a paragraph (blank lines between), or a line.
 
@@ -46,8 +56,9 @@ def texts_of_file(path: str | Path, *, column: str | None = None, sample_by: Doc
         raise InputError(f"There is no file {path}. Check the path.")
     if sample_by not in get_args(Documents):
         raise InputError(f"sample_by={sample_by!r} is unknown; choose one of {', '.join(get_args(Documents))}.")
-    kind = BUILDERS.get(path.suffix.lower(), "text")
-    options = {"sample_by": sample_by} if kind == "text" else {}
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in PACKED] or [""]
+    plain = ("text", {"sample_by": sample_by, "encoding": "utf-8-sig"})
+    kind, options = BUILDERS.get(suffixes[-1], plain)
     return _texts(str(path), column, path=kind, data_files=str(path), split="train", **options)
 
 
@@ -57,7 +68,7 @@ def texts_of_dataset(
     """The documents of a hub dataset, streamed; without a network, of its copy in the local cache.
 
     Arguments:
-        name: such as ``roneneldan/TinyStories``.
+        name: such as ``roneneldan/TinyStories``; or a directory of data files.
         config: configuration (subset) of the dataset, where it has several.
         split: such as ``train`` or ``validation``.
         column: as in `texts_of_file`.
@@ -66,6 +77,8 @@ def texts_of_dataset(
         InputError: the dataset cannot be reached, or has no such configuration, split or column. Raised when the
             documents are read.
     """
+    if Path(name).is_file():
+        raise InputError(f"{name} is a file, not a dataset. Give it as a text (--text) instead.")
     return _texts(name, column, path=name, name=config, split=split)
 
 
@@ -118,20 +131,23 @@ def _texts(source: str, column: str | None, **options: Any) -> Iterator[str]:
     import datasets.exceptions
 
     # What is streamed is never in the local cache, and without a network there is nothing else.
-    streaming = "data_files" in options or not datasets.config.HF_HUB_OFFLINE
+    local = "data_files" in options or Path(source).is_dir()
+    streaming = local or not datasets.config.HF_HUB_OFFLINE
     try:
         rows: Iterator[Any] = iter(datasets.load_dataset(streaming=streaming, **options))
         for number, row in enumerate(rows, start=1):
             text = row[_text_column(row, column, source)]
             if not isinstance(text, str | None):
                 raise InputError(
-                    f"Row {number} of {source} holds a {type(text).__name__}; expected text. Choose another column."
+                    f"Row {number} of {source} holds {type(text).__name__} in place of text. Choose another column."
                 )
             yield text or ""
     except ConnectionError as error:
         raise InputError(f"{error}. Check the name and the network, or use a local file.") from error
-    except (OSError, StopIteration, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split()) or "it holds nothing"
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+    except (EOFError, OSError, StopIteration, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error.__cause__ or error).split()) or "it holds nothing"
         raise InputError(f"{source} cannot be read: {reason}. Check what it holds.") from error
 
 

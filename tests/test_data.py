@@ -1,6 +1,7 @@
 """Text from files, and its packing into sequences."""
 
 import gc
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import interp
 from interp.data import sequences, texts_of_dataset, texts_of_file
 from interp.errors import InputError
 
+BOM = b"\xef\xbb\xbf"
 TEXTS = ["Lily had a ball.", "Tom saw a big dog. The dog ran.", "The end."]
 
 
@@ -31,6 +33,12 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "a.csv": lambda path: pd.DataFrame({"id": range(3), "text": TEXTS}).to_csv(path, index=False),
     "a.parquet": lambda path: pd.DataFrame({"story": TEXTS}).to_parquet(path),
     "a.txt": lambda path: path.write_text("\n".join(TEXTS)),
+    "a.tsv": lambda path: pd.DataFrame({"id": range(3), "text": TEXTS}).to_csv(path, index=False, sep="\t"),
+    "windows.txt": lambda path: path.write_bytes(BOM + "\r\n".join(TEXTS).encode()),
+    "windows.csv": lambda path: path.write_bytes(BOM + pd.DataFrame({"text": TEXTS}).to_csv(index=False).encode()),
+    "a.txt.gz": lambda path: path.write_bytes(gzip.compress("\n".join(TEXTS).encode())),
+    "a.jsonl.gz": lambda path: pd.DataFrame({"text": TEXTS}).to_json(path, orient="records", lines=True),
+    "a.csv.xz": lambda path: pd.DataFrame({"text": TEXTS}).to_csv(path, index=False),
 }
 
 
@@ -52,7 +60,9 @@ def test_what_is_one_document_of_a_plain_text(tmp_path: Path) -> None:
     ("name", "content", "column", "said"),
     [
         ("none.txt", None, None, "There is no file .*none.txt"),
-        ("bytes.txt", b"\xff\xfe\x00", None, "bytes.txt cannot be read: 'utf-8' codec"),
+        ("bytes.txt", b"\xff\xfe\x00", None, "bytes.txt is not UTF-8 text .*Save it as UTF-8"),
+        ("cut.txt.gz", gzip.compress(b"a text that is cut off")[:-9], None, "cut.txt.gz cannot be read: Compressed"),
+        ("plain.txt.gz", b"not compressed", None, "plain.txt.gz cannot be read: Not a gzipped file"),
         ("empty.jsonl", b"", None, "empty.jsonl cannot be read"),
         ("empty.csv", b"", None, "empty.csv cannot be read: No columns"),
         ("broken.jsonl", b'{"text": "a"}\n{"text": oops\n', None, "broken.jsonl cannot be read: JSON parse error"),
@@ -60,7 +70,7 @@ def test_what_is_one_document_of_a_plain_text(tmp_path: Path) -> None:
         ("fake.parquet", b"hello", None, "fake.parquet cannot be read: Parquet"),
         ("a.csv", b"text,id\na,1\n", "story", "a.csv has no column 'story'. Choose one of text, id"),
         ("a.csv", b"title,story\na,b\n", None, "has no column 'text'. Choose one of title, story"),
-        ("a.csv", b"text,id\na,1\n", "id", "Row 1 of .*a.csv holds a int; expected text"),
+        ("a.csv", b"text,id\na,1\n", "id", "Row 1 of .*a.csv holds int in place of text"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # pandas closes a CSV file only at its end
@@ -72,6 +82,13 @@ def test_what_cannot_be_read_is_one_sentence(
     with pytest.raises(InputError, match=said):
         list(texts_of_file(tmp_path / name, column=column))
     gc.collect()
+
+
+def test_a_directory_is_a_dataset_and_a_file_is_not(tmp_path: Path) -> None:
+    _jsonl(tmp_path / "train.jsonl")
+    assert list(texts_of_dataset(str(tmp_path))) == TEXTS
+    with pytest.raises(InputError, match="train.jsonl is a file, not a dataset"):
+        texts_of_dataset(str(tmp_path / "train.jsonl"))
 
 
 def test_a_dataset_without_a_network() -> None:
