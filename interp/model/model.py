@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,8 @@ from interp.model.tokens import PaddingSide, TokenBatch, encode, pad, str_tokens
 from interp.provenance import Provenance, hash_prompts
 
 Inputs = str | Sequence[str] | Tensor | TokenBatch
+UNKNOWN = 0.01
+"""Share of words unknown to the tokenizer from which on a result says so."""
 
 
 class Model:
@@ -229,13 +231,23 @@ class Model:
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
             seed=seed,
-            prompt_hash=hash_prompts(rows),
-            prepend_bos=all(batch.prepend_bos for batch in batches),
+            prompt_hash=hash_prompts(rows) if batches else None,
+            prepend_bos=all(batch.prepend_bos for batch in batches) if batches else None,
             padding_side=next((batch.padding_side for batch in batches if batch.padding_side), None),
             special_tokens={role: text for role, text in special.items() if isinstance(text, str)},
             parameters=dict(parameters or {}),
-            warnings=tuple(warnings),
+            warnings=(*warnings, *self._unknown_tokens(rows)),
         )
+
+    def _unknown_tokens(self, rows: Sequence[Tensor]) -> Iterator[str]:
+        """A sentence where the tokenizer lacks words of the text; GPT-2's own unknown token ends its texts."""
+        unknown, size = getattr(self.tokenizer, "unk_token_id", None), sum(map(len, rows))
+        others = [getattr(self.tokenizer, f"{role}_token_id", None) for role in ("bos", "eos", "pad")]
+        if unknown is None or unknown in others or not size:
+            return
+        share = sum(int((row == unknown).sum()) for row in rows) / size
+        if share >= UNKNOWN:
+            yield f"{share:.0%} of the tokens are words that {self.name} does not know ({self.tokenizer.unk_token})"
 
     @property
     def _pad_id(self) -> int:

@@ -169,3 +169,13 @@ def test_str_tokens_of_a_sentencepiece_tokenizer_keep_their_leading_space(storie
     texts = str_tokens(tokenizer, tokens)
     assert len(texts) == len(tokens)
     assert "".join(texts).strip() == text
+
+
+def test_a_result_says_when_the_text_has_words_that_the_model_does_not_know(model: Model) -> None:
+    tokenizer = model.tokenizer
+    known, unknown = [i for i in range(len(tokenizer)) if i != tokenizer.unk_token_id][5:9], tokenizer.unk_token_id
+    assert model.provenance([model.batch(torch.tensor([known]))]).warnings == ()
+    (sentence,) = model.provenance([model.batch(torch.tensor([[*known[:3], unknown]]))]).warnings
+    assert sentence.startswith("25% of the tokens are words that") and sentence.endswith(f"({tokenizer.unk_token})")
+    nothing = model.provenance([])
+    assert (nothing.prompt_hash, nothing.prepend_bos, nothing.warnings) == (None, None, ())
