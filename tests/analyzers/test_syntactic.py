@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -15,6 +16,8 @@ from interp.analyzers.conllu import Sentence, parse_conllu
 from interp.analyzers.syntactic import (
     DIRECTIONS,
     best_heads,
+    best_offset,
+    held_out_difference,
     membership,
     predicted_governors,
     syntactic_heads,
@@ -176,6 +179,42 @@ def test_a_causal_model_is_scored_on_the_arcs_it_can_express(llama: Model, sente
     nsubj = relations["nsubj"][DIRECTIONS[1]]
     assert (nsubj["arcs"], nsubj["offset"], nsubj["baseline"]) == (3, 1, 1)
     assert relations["advmod"][DIRECTIONS[0]]["random"] == 1 / 4  # four words to its left
+
+
+def test_the_difference_is_of_what_was_chosen_on_other_sentences() -> None:
+    """Ten sentences of two arcs, three heads: head 0 is best on the even ones, head 1 on the odd ones, 2 is not there.
+
+    On the odd sentences head 0 gets one arc right and the even ones' offset (-1) none; on the even ones head 1 gets
+    none and the odd ones' offset (+1) one. So (5 x (1 - 0) + 5 x (0 - 1)) / 20 = 0, though the best head of all gets
+    15 of 20 arcs right and the best offset of all 10.
+    """
+    nan = torch.nan
+    correct = torch.tensor([[2.0, 0.0, nan], [1.0, 2.0, nan]]).repeat(5, 1)
+    offsets = [Counter({-1: 1, 1: 1}) if i % 2 == 0 else Counter({1: 2}) for i in range(10)]
+    assert best_offset(sum(offsets, Counter[int]())) == 1 and best_offset(offsets[0]) == -1
+    found, low, high = held_out_difference(correct, offsets, seed=0)
+    assert found == 0 and low < 0 < high
+    always = torch.tensor([[2.0, 0.0]]).repeat(10, 1)
+    assert held_out_difference(always, [Counter({2: 1, 3: 1})] * 10, seed=0) == (0.5, 0.5, 0.5)
+    assert str(held_out_difference(always[:9], [Counter({2: 1, 3: 1})] * 9, seed=0)) == "(nan, nan, nan)"
+
+
+@pytest.fixture(scope="module")
+def many(sentences: list[Sentence]) -> list[Sentence]:
+    return sentences * 6
+
+
+def test_the_baseline_has_an_interval_and_a_verdict(bert: Model, many: list[Sentence]) -> None:
+    found = syntactic_heads(bert, many)
+    frame = best_heads(found).set_index(["relation", "direction"])
+    assert (frame["baseline_low"] <= frame["baseline"]).all() and (frame["baseline"] <= frame["baseline_high"]).all()
+    det = frame.loc[("det", DIRECTIONS[0])]
+    assert (det["sentences"], det["arcs"], det["baseline"]) == (12, 12, 0.5)  # offsets 2 and 2... of two kinds
+    amod = frame.loc[("amod", DIRECTIONS[0])]
+    assert amod["verdict"] in ("open", "worse") and amod["baseline"] == 1  # no head can beat what is always right
+    assert frame.loc[("advmod", DIRECTIONS[0]), "verdict"] == "too few"  # six sentences
+    again = best_heads(syntactic_heads(bert, many, batch_size=5))
+    pd.testing.assert_frame_equal(frame.reset_index(), again)
 
 
 def test_best_heads_stand_beside_the_best_offset(bert: Model, sentences: list[Sentence]) -> None:
