@@ -1,9 +1,11 @@
 """`LossCurve`: next-token loss by position, with and without the beginning of the document."""
 
 from dataclasses import dataclass
+from html import escape
 from typing import ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
@@ -40,6 +42,18 @@ class LossCurve(SavedResult):
     def to_frame(self) -> pd.DataFrame:
         """One row per position: position, loss."""
         return pd.DataFrame({"position": range(len(self.loss)), "loss": self.loss.tolist()})
+
+    def plot(self) -> go.Figure:
+        """The loss over positions; the two that are compared are marked."""
+        figure = go.Figure(layout={"title": {"text": escape(self.name)}, "template": "plotly_white"})
+        figure.add_scatter(
+            x=list(range(len(self.loss))),
+            y=self.loss.tolist(),
+            hovertemplate="position %{x}<br>%{y:.4g}<extra></extra>",
+        )
+        for name in ("early", "late"):
+            figure.add_vline(x=getattr(self, name), line_dash="dot", annotation_text=name)
+        return figure.update_xaxes(title_text="position").update_yaxes(title_text=f"loss ({escape(self.unit)})")
 
     def __repr__(self) -> str:
         interval = f"{self.ci_low:.3f} to {self.ci_high:.3f}"

@@ -1,13 +1,14 @@
 """Small HTML tables for notebooks: self-contained, escaped, styled under one root class."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 from jinja2 import Environment, StrictUndefined
 
 # Token text comes from models and users, so every value is escaped; a forgotten variable is an error.
-_ENVIRONMENT = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+ENVIRONMENT = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
-_TABLE = _ENVIRONMENT.from_string("""\
+_TABLE = ENVIRONMENT.from_string("""\
 <div class="interp-result">
 <style>
 .interp-result table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -40,6 +41,24 @@ def html_table(*, caption: str, headers: Sequence[str], rows: Sequence[Sequence[
 def number(value: float | None) -> str:
     """A number in at most four significant digits; NaN and None are dashes."""
     return "–" if value is None or value != value else f"{value:.4g}"
+
+
+def number_format(values: Iterable[float], digits: int) -> str:
+    """A format that gives numbers as many decimals as the largest of them has within so many significant digits.
+
+    NaN takes no part; where all are smaller than 0.001, the format is that with an exponent.
+
+    Example:
+        >>> [format(value, number_format([12.5, 0.25], 3)) for value in (12.5, 0.25)]
+        ['12.5', '0.2']
+        >>> number_format([0.25, 0.5], 4), number_format([0.00001], 3)
+        ('z.3f', '.2e')
+    """
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    exponent = math.floor(math.log10(largest)) if largest else 0
+    if exponent < -3:
+        return f".{digits - 1}e"
+    return f"z.{max(0, digits - 1 - exponent - (exponent < 0))}f"
 
 
 def visible(token: str) -> str:

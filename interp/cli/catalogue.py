@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,30 +13,26 @@ from interp.cli.options import (
     DebugOption,
     DeviceOption,
     DtypeOption,
+    HtmlOption,
     JsonOption,
     ModelOption,
+    ParquetOption,
     QuietOption,
     SeedOption,
-    check_targets,
     load_model,
     reported_warnings,
-    write_bytes,
-    write_text,
 )
+from interp.cli.outputs import Outputs
+from interp.cli.sources import ColumnOption, file_texts
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from interp.head_catalogue import HeadCatalogue
-    from interp.heads import HeadRef
+    from interp.report import Page
 
-PAGE = 64
+WHOLE = 64
 """Heads of a model that are all shown."""
-LEGEND = (
-    "type?: the 95 % interval holds the threshold; chance: a head that does nothing special; pct: share of the other "
-    "heads that are less of this type; conf: probability that the head's mean passes; a type that another one of the "
-    "head says already is not repeated"
-)
 
 
 def catalogue(
@@ -47,6 +41,7 @@ def catalogue(
         list[Path] | None,
         typer.Option("--text", help="Text, JSONL, CSV or Parquet file; can be repeated. Else the model writes text."),
     ] = None,
+    column: ColumnOption = None,
     types: Annotated[
         str | None, typer.Option("--types", help="Names with commas between; a wrong name lists all.")
     ] = None,
@@ -63,7 +58,8 @@ def catalogue(
     dtype: DtypeOption = None,
     json: JsonOption = None,
     csv: CsvOption = None,
-    parquet: Annotated[Path | None, typer.Option("--parquet", help="Write the tidy frame.")] = None,
+    parquet: ParquetOption = None,
+    html: HtmlOption = None,
     save: Annotated[Path | None, typer.Option("--save", help="Directory for interp.load_result.")] = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -72,34 +68,26 @@ def catalogue(
 
     Example: interp catalogue --model mini --text stories.txt --csv heads.csv
     """
-    import logging
-
-    import datasets
-
     from circuits.catalogue import catalogue as run
-    from interp.cli.export import to_json
-    from interp.data import texts_of_file
+    from interp.report import catalogue_page
 
-    check_targets(json, csv)
-    datasets.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is said once, by our own error
+    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     with reported_warnings(quiet=quiet, debug=debug):
         found = run(
             load_model(model, device, dtype),
-            None if not text else chain.from_iterable(texts_of_file(path) for path in text),
+            None if not text else chain.from_iterable(file_texts(path, column=column) for path in text),
             types=None if types is None else [name.strip() for name in types.split(",")],
             thresholds=dict(map(_threshold, threshold or ())),
             n=n, length=length, batch_size=batch_size, seed=seed, progress=False if quiet else None,
         )  # fmt: skip
     if save is not None:
         found.save(save)
-    if json is not None:
-        write_text(to_json(_document(found)), json)
-    if csv is not None:
-        write_text(found.to_frame().to_csv(index=False), csv)
-    if parquet is not None:
-        write_bytes(found.to_frame().to_parquet(index=False), parquet)
-    if "-" not in (json, csv):
-        _print(found, top if len(found.heads) > PAGE and not everything else None)
+    outputs.write(
+        page=lambda: catalogue_page(found),
+        document=lambda: _document(found),
+        frame=found.to_frame,
+        terminal=lambda: _page(found, top if len(found.heads) > WHOLE and not everything else None),
+    )
 
 
 def _threshold(given: str) -> tuple[str, float]:
@@ -125,99 +113,39 @@ def _document(found: HeadCatalogue) -> dict[str, Any]:
     }
 
 
-def _print(found: HeadCatalogue, top: int | None) -> None:
+def _page(found: HeadCatalogue, top: int | None) -> Page:
     """All heads, or with `top` the numbers of each type by layer and the clearest heads of each type."""
-    from interp.cli.console import console
+    from interp.report import Page
+    from interp.report.catalogue import LEGEND, by_layer, facts, heads_table, title_of
 
-    out = console()
-    title = f"{found.name[0].upper()}{found.name[1:]}: {found.n_layers} layers x {found.n_heads}"
+    title = title_of(found)
     if top is None:
-        by_layer = [found.heads[start : start + found.n_heads] for start in range(0, len(found.heads), found.n_heads)]
-        out.print(_heads(title, [[(head, _claims(found, head)) for head in layer] for layer in by_layer], found))
+        tables = [heads_table(title, by_layer(found), found)]
     else:
-        out.print(_counts(title, found))
         clearest = [[(head, [kind]) for head in found.heads_of(kind)[:top]] for kind in found.types]
-        out.print(_heads("Clearest heads of each type", [group for group in clearest if group], found))
-    for line in _lines(found):
-        out.print(line)
-
-
-def _claims(found: HeadCatalogue, head: HeadRef) -> list[str]:
-    """The types of a head, then the uncertain ones."""
-    return [*found.types_of(head), *found.types_of(head, "uncertain")]
-
-
-def _heads(title: str, groups: Sequence[Sequence[tuple[HeadRef, list[str]]]], found: HeadCatalogue) -> Table:
-    """One row per head and type, and one for a head without types, with what it is nearest to."""
-    evidence = {(row["label"], row["type"]): row for row in found.to_frame().to_dict("records")}
-    table = _table(title, ("head", "type", "score", "95 % interval", "chance", "needs", "pct", "conf"))
-    for group in groups:
-        for head, types in group:
-            nearest = found.nearest(head)
-            for index, kind in enumerate(types):
-                name = _name(found, head, kind) + "?" * (evidence[head.label, kind]["verdict"] == "uncertain")
-                table.add_row("" if index else head.label, name, *_cells(evidence[head.label, kind]))
-            if not types and nearest:
-                name = f"– (nearest {_name(found, head, nearest)})"
-                table.add_row(head.label, name, *_cells(evidence[head.label, nearest]))
-            elif not types:
-                table.add_row(head.label, "– (near chance in all)")
-        table.add_section()
-    return table
-
-
-def _name(found: HeadCatalogue, head: HeadRef, kind: str) -> str:
-    """A type as it is printed: a fixed offset with the offset."""
-    return f"{kind} {float(found.measures['offset'][head.layer, head.head]):+.0f}" if kind == "fixed-offset" else kind
-
-
-def _cells(row: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{row['score']:z.2f}"
-    yield "" if row["ci_low"] != row["ci_low"] else f"{row['ci_low']:z.2f} to {row['ci_high']:z.2f}"
-    yield f"{row['chance']:z.2f}"
-    yield f"{row['threshold']:z.2f}"
-    yield f"{row['percentile']:.0f}"
-    yield "" if row["confidence"] != row["confidence"] else f"{row['confidence']:.2f}"
+        shown = [group for group in clearest if group]
+        tables = [_counts(title, found), heads_table("Clearest heads of each type", shown, found)]
+    left_out = [f"left out: {name}, because {reason}" for name, reason in found.notes["left out"].items()]
+    blocks = [*tables, *facts(found), *_rules(found), *left_out, LEGEND]
+    return Page(title=title, blocks=blocks, provenance=found.provenance)
 
 
 def _counts(title: str, found: HeadCatalogue) -> Table:
     """Heads of each type by layer, implied ones not counted."""
+    from interp.report import titled_table
+
     counts = {kind: by_layer for kind, by_layer in found.counts().items() if any(by_layer)}
-    table = _table(title, ("layer", *counts))
+    table = titled_table(title)
+    for name in ("layer", *counts):
+        table.add_column(name, justify="right", no_wrap=True)
     for layer in range(found.n_layers):
         table.add_row(str(layer), *(str(by_layer[layer] or "") for by_layer in counts.values()))
     table.add_row("all", *(str(sum(by_layer)) for by_layer in counts.values()))
     return table
 
 
-def _lines(found: HeadCatalogue) -> Iterator[str]:
-    notes = found.notes
-    clear = sum(bool(found.types_of(head)) for head in found.heads)
-    yield f"{clear} of {len(found.heads)} heads have a clear type"
-    yield f"text: {notes['text']}"
-    if "retrieval" in found.types:
-        yield f"needles: {notes['needles']}; the model answers {notes['needles answered']}"
+def _rules(found: HeadCatalogue) -> list[str]:
+    """The rules of the types that are shown."""
     shown = {kind for head in found.heads for kind in (*found.types_of(head), *found.types_of(head, "uncertain"))}
-    for kind in (kind for kind in found.types if kind in shown):
-        rule = notes["rules"][kind]
-        yield f"{kind}: {rule['meaning']}; {rule['rule']} ({rule['source']})"
-    for name, reason in notes["left out"].items():
-        yield f"left out: {name}, because {reason}"
-    for sentence in found.provenance.warnings:
-        yield f"warning: {sentence}"
-    yield LEGEND
-    yield replace(found.provenance, warnings=()).summary
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
-    )
-    for name in columns:
-        table.add_column(
-            name, justify="left" if name in ("head", "type") else "right", no_wrap=name in ("head", "type")
-        )
-    return table
+    rules = {kind: found.notes["rules"][kind] for kind in found.types if kind in shown}
+    return [f"{kind}: {rule['meaning']}; {rule['rule']} ({rule['source']})" for kind, rule in rules.items()]

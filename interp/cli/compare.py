@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,16 +13,21 @@ from interp.cli.options import (
     DebugOption,
     DeviceOption,
     DtypeOption,
+    HtmlOption,
     JsonOption,
+    ParquetOption,
     QuietOption,
     SeedOption,
-    check_targets,
     load_model,
     reported_warnings,
-    write_text,
 )
+from interp.cli.outputs import Outputs
+from interp.cli.sources import ColumnOption, file_texts
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from interp.report import Page
     from interp.results import HeadScores
 
 LEGEND = "p: probability of such a difference in any head of the table, from halves of the data within one model"
@@ -33,6 +39,7 @@ def compare(
     text: Annotated[
         Path | None, typer.Option("--text", help="File (text, JSONL, CSV, Parquet); random tokens, repeated, without.")
     ] = None,
+    column: ColumnOption = None,
     analyzers: Annotated[
         str | None, typer.Option("--analyzers", help="Names with commas, such as induction,first-token.")
     ] = None,
@@ -44,6 +51,8 @@ def compare(
     dtype: DtypeOption = None,
     json: JsonOption = None,
     csv: CsvOption = None,
+    parquet: ParquetOption = None,
+    html: HtmlOption = None,
     save: Annotated[
         Path | None, typer.Option("--save", help="Directory; one result per score for interp.load_result.")
     ] = None,
@@ -54,57 +63,53 @@ def compare(
 
     Example: interp compare mini mini-b --analyzers induction,previous-token
     """
-    from interp.cli.export import scores_document, to_json
+    from interp.cli.export import scores_document, tidy_frame
     from interp.comparison import DEFAULT_ANALYZERS, compare_models
-    from interp.data import sequences, texts_of_file
+    from interp.data import sequences
 
-    check_targets(json, csv)
+    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     with reported_warnings(quiet=quiet, debug=debug):
         first, second = (load_model(name, device, dtype) for name in (model_a, model_b))
-        data = None if text is None else sequences(first, texts_of_file(text), n=n, length=length)
+        data = None if text is None else sequences(first, file_texts(text, column=column), n=n, length=length)
         names = DEFAULT_ANALYZERS if analyzers is None else [name.strip() for name in analyzers.split(",")]
         results = compare_models(first, second, data, names, seed=seed, progress=False if quiet else None)
     if save is not None:
         for name, scores in results.items():
             scores.save(save / name)
-    if json is not None:
-        write_text(to_json({name: scores_document(scores) for name, scores in results.items()}), json)
-    if csv is not None:
-        write_text(_csv(results), csv)
-    if "-" not in (json, csv):
-        _print(results, model_a, model_b, top)
+    outputs.write(
+        page=lambda: _page(results, model_a, model_b, top),
+        document=lambda: {name: scores_document(scores) for name, scores in results.items()},
+        frame=lambda: tidy_frame(results),
+    )
 
 
-def _csv(results: dict[str, HeadScores]) -> str:
-    import pandas as pd
+def _page(results: Mapping[str, HeadScores], model_a: str, model_b: str, top: int) -> Page:
+    from interp.report import Page, head_grids
 
-    frames = [scores.to_frame().assign(analyzer=name) for name, scores in results.items()]
-    return pd.concat(frames).to_csv(index=False)
-
-
-def _print(results: dict[str, HeadScores], model_a: str, model_b: str, top: int) -> None:
-    from rich import box
-    from rich.table import Table
-
-    from interp.cli.console import console
-
-    out = console()
-    out.print(f"from {model_a} to {model_b}")
+    title = f"from {model_a} to {model_b}"
+    blocks: list[Any] = [title]
     for name, scores in results.items():
-        counts = ", ".join(f"{count} {word}" for word, count in scores.notes["changes"].items())
-        out.print(f"\n{name}: {counts}", style="bold")
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        table.add_column("head", no_wrap=True)
-        for column in ("first", "second", "difference", "p"):
-            table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("change", no_wrap=True)
-        for head in scores.top(top, absolute=True):
-            place = (head.layer, head.head)
-            values = [f"{float(scores.columns[column][place]):.3f}" for column in ("first", "second")]
-            change = scores.labels["change"][head.layer][head.head]
-            p = f"{float(scores.columns['p'][place]):.3f}"
-            table.add_row(head.label, *values, f"{scores[head]:+z.3f}", p, change)
-        out.print(table)
-        out.print(f"rank correlation of the two models {scores.notes['rank correlation']:.2f}")
-    out.print(LEGEND)
-    out.print(next(iter(results.values())).provenance.summary)
+        correlation = scores.notes["rank correlation"]
+        blocks += [_table(name, scores, top), f"rank correlation of the two models {correlation:.2f}"]
+    blocks += [LEGEND, *head_grids(results.values())]
+    provenance = next(iter(results.values())).provenance
+    return Page(title="Heads that differ between two models", blocks=blocks, provenance=provenance)
+
+
+def _table(name: str, scores: HeadScores, top: int) -> Table:
+    from interp.report import titled_table
+
+    counts = ", ".join(f"{count} {word}" for word, count in scores.notes["changes"].items())
+    table = titled_table(f"{name}: {counts}")
+    table.add_column("head", no_wrap=True)
+    for column in ("first", "second", "difference", "p"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("change", no_wrap=True)
+    for head in scores.top(top, absolute=True):
+        place = (head.layer, head.head)
+        values = [f"{float(scores.columns[column][place]):.3f}" for column in ("first", "second")]
+        change = scores.labels["change"][head.layer][head.head]
+        p = float(scores.columns["p"][place])
+        shown = f"{p:.3f}" if p >= 0.0005 or p != p else "< 0.001"
+        table.add_row(head.label, *values, f"{scores[head]:+z.3f}", shown, change)
+    return table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,15 +12,16 @@ from interp.cli.options import (
     DebugOption,
     DeviceOption,
     DtypeOption,
+    HtmlOption,
     JsonOption,
     ModelOption,
+    ParquetOption,
     QuietOption,
     SeedOption,
-    check_targets,
     load_model,
     reported_warnings,
-    write_text,
 )
+from interp.cli.outputs import Outputs
 from interp.cli.sources import (
     ApartOption,
     BosOption,
@@ -38,6 +38,9 @@ from interp.cli.sources import (
 )
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from interp.report import Page
     from interp.results import HeadDistances, HeadScores
 
 LEGEND = (
@@ -69,6 +72,8 @@ def distances(
     dtype: DtypeOption = None,
     json: JsonOption = None,
     csv: CsvOption = None,
+    parquet: ParquetOption = None,
+    html: HtmlOption = None,
     save: Annotated[Path | None, typer.Option("--save", help="Directory for distances/ and clusters/.")] = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -80,9 +85,8 @@ def distances(
     Example: interp distances --model mini --task ioi --n 10 --clusters 5
     """
     from interp.analyzers.divergence import head_clusters, head_distances
-    from interp.cli.export import to_json
 
-    check_targets(json, csv)
+    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     check_source("A comparison of heads", text=text, dataset=dataset, task=task)
     with reported_warnings(quiet=quiet, debug=debug):
         loaded = load_model(model, device, dtype)
@@ -96,12 +100,11 @@ def distances(
     if save is not None:
         found.save(save / "distances")
         groups.save(save / "clusters")
-    if json is not None:
-        write_text(to_json(_document(found, groups, seed)), json)
-    if csv is not None:
-        write_text(found.to_frame().to_csv(index=False), csv)
-    if "-" not in (json, csv):
-        _print(found, groups, pairs)
+    outputs.write(
+        page=lambda: _page(found, groups, pairs),
+        document=lambda: _document(found, groups, seed),
+        frame=found.to_frame,
+    )
 
 
 def _nearest(found: HeadDistances, head: str | None, top: int) -> list[tuple[str, str, float]]:
@@ -129,25 +132,31 @@ def _document(found: HeadDistances, groups: HeadScores, seed: int) -> dict[str, 
     }  # fmt: skip
 
 
-def _print(found: HeadDistances, groups: HeadScores, pairs: list[tuple[str, str, float]]) -> None:
-    from interp.cli.console import console, titled_table
+def _page(found: HeadDistances, groups: HeadScores, pairs: list[tuple[str, str, float]]) -> Page:
+    from interp.report import Page, distance_grid
 
-    notes = groups.notes
-    table = titled_table(
-        f"{notes['clusters']} groups of heads that attend alike, {found.provenance.model}, {found.notes['texts']} texts"
-    )
-    table.add_column("group", justify="right", no_wrap=True)
-    for name in ("silhouette", "from uniform"):
+    frame = groups.to_frame()
+    order = frame.sort_values("cluster", kind="stable").index.tolist()
+    words = [f"group {cluster:.0f}" if cluster == cluster else "no group" for cluster in frame["cluster"]]
+    blocks = [
+        _table(found, groups),
+        f"mean silhouette {groups.notes['mean silhouette']:.2f}",
+        f"nearest: {', '.join(f'{head} and {other} {distance:.3f}' for head, other, distance in pairs)}",
+        LEGEND,
+        distance_grid(found, order, words),
+    ]
+    return Page(title="Heads that attend alike", blocks=blocks, provenance=found.provenance)
+
+
+def _table(found: HeadDistances, groups: HeadScores) -> Table:
+    from interp.report import titled_table
+
+    n_groups, n_texts = groups.notes["clusters"], found.notes["texts"]
+    table = titled_table(f"{n_groups} groups of heads that attend alike, {found.provenance.model}, {n_texts} texts")
+    for name in ("group", "silhouette", "from uniform"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("heads")
-    frame = groups.to_frame().dropna(subset="score")
-    for cluster, part in frame.groupby("cluster"):
+    for cluster, part in groups.to_frame().dropna(subset="score").groupby("cluster"):
         means = part[["score", "to_uniform"]].mean()
         table.add_row(f"{cluster:.0f}", f"{means['score']:.2f}", f"{means['to_uniform']:.3f}", ", ".join(part["label"]))
-    out = console()
-    out.print(table)
-    out.print(f"mean silhouette {notes['mean silhouette']:.2f}")
-    out.print(f"nearest: {', '.join(f'{head} and {other} {distance:.3f}' for head, other, distance in pairs)}")
-    for line in (LEGEND, *(f"warning: {sentence}" for sentence in found.provenance.warnings)):
-        out.print(line)
-    out.print(replace(found.provenance, warnings=()).summary)
+    return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,20 +13,22 @@ from interp.cli.options import (
     DebugOption,
     DeviceOption,
     DtypeOption,
+    HtmlOption,
     JsonOption,
+    ParquetOption,
     QuietOption,
     SeedOption,
-    check_targets,
     load_model,
     reported_warnings,
-    write_bytes,
-    write_text,
 )
+from interp.cli.outputs import Outputs
+from interp.cli.sources import ColumnOption, file_texts
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from interp.emergence import Emergence
+    from interp.report import Page
 
 BAR, EIGHTHS = 5, " ▏▎▍▌▋▊▉"
 SHORT = {"copying accuracy": "copying", "in-context score (nats)": "ICL"}
@@ -46,16 +48,17 @@ def emergence(
         Path | None,
         typer.Option("--text", help="File for sinks and previous-token; else the last checkpoint writes a text."),
     ] = None,
+    column: ColumnOption = None,
     n: Annotated[int, typer.Option("--n", help="Sequences of the text.")] = 100,
     length: Annotated[int, typer.Option("--length", help="Tokens of each sequence of the text.")] = 64,
     top: Annotated[int, typer.Option("--top", min=1, help="Heads shown and named.")] = 5,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Write the figure as a page.")] = None,
     json: JsonOption = None,
     csv: CsvOption = None,
-    parquet: Annotated[Path | None, typer.Option("--parquet", help="Write the tidy frame.")] = None,
+    parquet: ParquetOption = None,
+    html: HtmlOption = None,
     save: Annotated[Path | None, typer.Option("--save", help="Directory, for interp.load_result.")] = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -64,10 +67,9 @@ def emergence(
 
     Example: interp emergence --metric sinks --html sinks.html
     """
-    from interp.cli.export import to_json
     from interp.errors import InputError
 
-    check_targets(json, csv)
+    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     if model is not None and checkpoints is not None:
         raise InputError("--model reads the curves of an embedded model, --checkpoints measures others. Give one.")
     if text is not None and (checkpoints is None or metric == "induction"):
@@ -79,21 +81,13 @@ def emergence(
         if checkpoints is None:
             curves = _shipped(model or "mini", metric)
         else:
-            curves = _measured(
-                checkpoints, metric, text=text, n=n, length=length, seed=seed, device=device, dtype=dtype, quiet=quiet
-            )
+            options: dict[str, Any] = {
+                "device": device, "dtype": dtype, "seed": seed, "progress": False if quiet else None
+            }  # fmt: skip
+            curves = _measured(checkpoints, metric, (text, column, n, length), options)
     if save is not None:
         curves.save(save)
-    if html is not None:
-        write_text(curves.plot(top).to_html(include_plotlyjs=True), str(html))
-    if json is not None:
-        write_text(to_json(curves.to_document()), json)
-    if csv is not None:
-        write_text(curves.to_frame().to_csv(index=False), csv)
-    if parquet is not None:
-        write_bytes(curves.to_frame().to_parquet(index=False), parquet)
-    if "-" not in (json, csv):
-        _print(curves, top)
+    outputs.write(page=lambda: _page(curves, top), document=curves.to_document, frame=curves.to_frame)
 
 
 def _shipped(model: str, metric: str) -> Emergence:
@@ -107,42 +101,44 @@ def _shipped(model: str, metric: str) -> Emergence:
 
 
 def _measured(
-    checkpoints: Path, metric: str, *, text: Path | None, n: int, length: int, seed: int, device: str | None,
-    dtype: str | None, quiet: bool,
-) -> Emergence:  # fmt: skip
+    checkpoints: Path,
+    metric: str,
+    data: tuple[Path | None, str | None, int, int],
+    options: Mapping[str, Any],
+) -> Emergence:
+    """Curves of the models in a directory; `data` is a file, its column, and how much of it to read."""
     from circuits.emergence import checkpoint_series, measure_emergence
-    from interp.data import sequences, texts_of_file
+    from interp.data import sequences
 
-    first, *_ = checkpoint_series(checkpoints).values()
-    loaded = load_model(str(first), device, dtype)
-    data = None if text is None else sequences(loaded, texts_of_file(text), n=n, length=length)
-    options: dict[str, Any] = {"device": device, "dtype": dtype, "seed": seed, "progress": False if quiet else None}
-    return measure_emergence(checkpoints, [metric], text=data, text_name=str(text), **options)[metric]
+    path, column, n, length = data
+    tokens = None
+    if path is not None:
+        first, *_ = checkpoint_series(checkpoints).values()
+        loaded = load_model(str(first), options["device"], options["dtype"])
+        tokens = sequences(loaded, file_texts(path, column=column), n=n, length=length)
+    return measure_emergence(checkpoints, [metric], text=tokens, text_name=str(path), **options)[metric]
 
 
-def _print(curves: Emergence, top: int) -> None:
-    from interp.cli.console import console
+def _page(curves: Emergence, top: int) -> Page:
     from interp.emergence import ONSET
+    from interp.report import Page
 
-    out = console()
-    out.print(_table(curves, top))
     emerged = int((~curves.heads.columns["onset"].isnan()).sum())
-    out.print(
+    blocks = [
+        curves.plot(top),
+        _table(curves, top),
         f"{emerged} of {len(curves.heads.heads)} heads end at least a quarter of the way from chance to 1; "
-        "the others have no onset"
-    )
-    out.print(f"onset: {ONSET}")
-    for short in (SHORT[name] for name in curves.model if name in SHORT):
-        out.print(f"{short}: {LEGEND[short]}")
-    out.print(f"measured on {curves.notes['measured on']}; {curves.unit}")
-    for sentence in curves.provenance.warnings:
-        out.print(f"warning: {sentence}")
-    out.print(replace(curves.provenance, warnings=()).summary)
+        "the others have no onset",
+        f"onset: {ONSET}",
+        *(f"{short}: {LEGEND[short]}" for short in (SHORT[name] for name in curves.model if name in SHORT)),
+        f"measured on {curves.notes['measured on']}; {curves.unit}",
+    ]
+    return Page(title=curves.title, blocks=blocks, provenance=curves.provenance)
 
 
 def _table(curves: Emergence, top: int) -> Table:
     """One row per checkpoint: the highest heads, the mean of all, the whole model; below them their onsets."""
-    from interp.cli.console import titled_table
+    from interp.report import titled_table
 
     heads = curves.heads
     named = curves.top(top)

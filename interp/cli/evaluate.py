@@ -11,20 +11,23 @@ from interp.cli.options import (
     DebugOption,
     DeviceOption,
     DtypeOption,
+    HtmlOption,
     JsonOption,
     ModelOption,
+    ParquetOption,
     QuietOption,
     SeedOption,
-    check_targets,
     load_model,
     reported_warnings,
-    write_text,
 )
+from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from interp.model.model import Model
+    from interp.report import Page
+    from interp.results import Provenance
 
 
 def evaluate(
@@ -36,6 +39,8 @@ def evaluate(
     dtype: DtypeOption = None,
     json: JsonOption = None,
     csv: CsvOption = None,
+    parquet: ParquetOption = None,
+    html: HtmlOption = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -45,18 +50,21 @@ def evaluate(
 
     Example: interp evaluate --model mini --task ioi
     """
-    from interp.cli.export import to_json
-
-    check_targets(json, csv)
+    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     with reported_warnings(quiet=quiet, debug=debug):
-        frame = _measure(load_model(model, device, dtype), model, task, n_prompts, seed)
-    if json is not None:
-        document = {"model": model, "seed": seed, "measurements": frame.to_dict("records")}
-        write_text(to_json(document), json)
-    if csv is not None:
-        write_text(frame.to_csv(index=False), csv)
-    if "-" not in (json, csv):
-        _print(frame, model)
+        loaded = load_model(model, device, dtype)
+        frame = _measure(loaded, model, task, n_prompts, seed)
+    provenance = loaded.provenance([], seed=seed, parameters={"tasks": task, "n_prompts": n_prompts})
+    outputs.write(
+        page=lambda: _page(frame, model, provenance),
+        document=lambda: {
+            "model": model,
+            "seed": seed,
+            "provenance": provenance.to_dict(),
+            "measurements": frame.to_dict("records"),
+        },
+        frame=lambda: frame,
+    )
 
 
 def _measure(loaded: Model, name: str, tasks: list[str] | None, n: int, seed: int) -> pd.DataFrame:
@@ -74,17 +82,12 @@ def _measure(loaded: Model, name: str, tasks: list[str] | None, n: int, seed: in
     return evaluate_vision(loaded.hf, loaded.processor, n=n, seed=seed, card=card)
 
 
-def _print(frame: pd.DataFrame, model: str) -> None:
-    from rich import box
-    from rich.table import Table
-
-    from interp.cli.console import console
+def _page(frame: pd.DataFrame, model: str, provenance: Provenance) -> Page:
+    from interp.report import Page, titled_table
 
     carded = "card_value" in frame
     title = f"{model} on held-out prompts"
-    table = Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
-    )
+    table = titled_table(title)
     for name in ("task", "subset", "metric"):
         table.add_column(name, no_wrap=True)
     for name in ("n", "value", "95 % range", "chance", *(("card",) if carded else ())):
@@ -95,7 +98,7 @@ def _print(frame: pd.DataFrame, model: str) -> None:
         cells += [_number(row["chance"])]
         cells += [_number(row["card_value"])] if carded else []
         table.add_row(*cells)
-    console().print(table)
+    return Page(title=title, blocks=[table], provenance=provenance)
 
 
 def _number(value: float) -> str:

@@ -12,15 +12,16 @@ from interp.cli.options import (
     DebugOption,
     DeviceOption,
     DtypeOption,
+    HtmlOption,
     JsonOption,
     ModelOption,
+    ParquetOption,
     QuietOption,
     SeedOption,
-    check_targets,
     load_model,
     reported_warnings,
-    write_text,
 )
+from interp.cli.outputs import Outputs
 
 
 def find_heads(
@@ -38,6 +39,8 @@ def find_heads(
     dtype: DtypeOption = None,
     json: JsonOption = None,
     csv: CsvOption = None,
+    parquet: ParquetOption = None,
+    html: HtmlOption = None,
     save: Annotated[Path | None, typer.Option("--save", help="Directory for interp.load_result.")] = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -48,10 +51,10 @@ def find_heads(
     """
     from circuits.find_heads import find_heads as analyse
     from circuits.tasks import get_task
-    from interp.cli.export import ranked_frame, scores_document, to_json
-    from interp.cli.head_table import print_heads
+    from interp.cli.export import ranked_frame, scores_document
+    from interp.cli.head_table import heads_page
 
-    check_targets(json, csv)
+    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     known = get_task(task)
     with reported_warnings(quiet=quiet, debug=debug):
         scores = analyse(
@@ -65,9 +68,8 @@ def find_heads(
         )
     if save is not None:
         scores.save(save)
-    if json is not None:
-        write_text(to_json(scores_document(scores)), json)
-    if csv is not None:
-        write_text(ranked_frame(scores).to_csv(index=False), csv)
-    if "-" not in (json, csv):
-        print_heads(scores)
+    outputs.write(
+        page=lambda: heads_page(scores),
+        document=lambda: scores_document(scores),
+        frame=lambda: ranked_frame(scores),
+    )

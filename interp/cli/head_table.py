@@ -1,15 +1,13 @@
-"""The table of `interp find-heads` on a terminal."""
+"""The page of `interp find-heads`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich import box
 from rich.table import Table
 
-from interp.cli.console import console
+from interp.report import Page, head_grid, titled_table
 
 if TYPE_CHECKING:
     from interp.heads import HeadRef
@@ -33,28 +31,20 @@ SHOWN_LOOKS = 2
 SHOWN_AGAINST = 3
 
 
-def print_heads(scores: HeadScores) -> None:
-    """Print the highest heads of a result of `find_heads`, and below them what the run as a whole says."""
-    out = console()
-    out.print(_table(scores))
-    warnings = [f"warning: {sentence}" for sentence in scores.provenance.warnings]
-    for line in (*_lines(scores), *warnings, replace(scores.provenance, warnings=()).summary):
-        out.print(line)
+def heads_page(scores: HeadScores) -> Page:
+    """The highest heads of a result of `find_heads`, and below them what the run as a whole says."""
+    blocks = [_table(scores), *_lines(scores), head_grid(scores)]
+    return Page(title=f"Heads that do {scores.notes['task']}", blocks=blocks, provenance=scores.provenance)
 
 
 def _table(scores: HeadScores) -> Table:
     notes = scores.notes
     title = f"Heads that do {notes['task']}, by causal effect ({notes['prompts']} prompts, {notes['method']})"
-    table = Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
-    )
-    rows = [[str(rank), *_cells(scores, head)] for rank, head in enumerate(scores.top(_shown(scores)), start=1)]
-    for index, (name, justify) in enumerate(COLUMNS):
-        # Only the last column gives way where the terminal is narrow.
-        width = max((len(text) for text in (name, *(row[index] for row in rows))), default=0)
-        table.add_column(name, justify=justify, no_wrap=True, min_width=None if name == "attends" else width)
-    for row in rows:
-        table.add_row(*row)
+    table = titled_table(title)
+    for name, justify in COLUMNS:
+        table.add_column(name, justify=justify, no_wrap=name != "attends")
+    for rank, head in enumerate(scores.top(_shown(scores)), start=1):
+        table.add_row(str(rank), *_cells(scores, head))
     return table
 
 

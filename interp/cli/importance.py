@@ -12,20 +12,24 @@ from interp.cli.options import (
     DebugOption,
     DeviceOption,
     DtypeOption,
+    HtmlOption,
     JsonOption,
     ModelOption,
+    ParquetOption,
     QuietOption,
     SeedOption,
-    check_targets,
     load_model,
     reported_warnings,
-    write_text,
 )
+from interp.cli.outputs import Outputs
+from interp.cli.sources import ColumnOption, file_texts
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
     from circuits.importance import PruningCurve
+    from interp.report import Page
     from interp.results import HeadScores
 
 
@@ -35,6 +39,7 @@ def importance(
         Path | None,
         typer.Option("--text", help="File (text, JSONL, CSV, Parquet) for the language-model loss instead."),
     ] = None,
+    column: ColumnOption = None,
     model: ModelOption = "mini",
     method: Annotated[
         str, typer.Option("--method", help="Score: absolute (the paper's), signed, official, or an ablation.")
@@ -71,6 +76,8 @@ def importance(
     dtype: DtypeOption = None,
     json: JsonOption = None,
     csv: CsvOption = None,
+    parquet: ParquetOption = None,
+    html: HtmlOption = None,
     save: Annotated[Path | None, typer.Option("--save", help="Directory; the curve goes into its curve/.")] = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -83,9 +90,8 @@ def importance(
     """
     from circuits.importance import head_importance, pruning_curve
     from circuits.tasks import get_task
-    from interp.cli.export import ranked_frame, scores_document, to_json
 
-    check_targets(json, csv)
+    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     ablations = [name for name in ablation or ["zero"] if name != "none"]
     known = get_task(task)
     with reported_warnings(quiet=quiet, debug=debug):
@@ -95,9 +101,9 @@ def importance(
             "progress": False if quiet else None,
         }  # fmt: skip
         if text is not None:
-            from interp.data import sequences, texts_of_file
+            from interp.data import sequences
 
-            shared["text"] = sequences(loaded, texts_of_file(text), n=n_prompts, length=length)
+            shared["text"] = sequences(loaded, file_texts(text, column=column), n=n_prompts, length=length)
         scores = head_importance(loaded, known, method=method, ablations=ablations, **shared)
         pruned = None
         if curve:
@@ -111,14 +117,24 @@ def importance(
         scores.save(save)
         if pruned is not None:
             pruned.save(save / "curve")
-    if json is not None:
-        document = scores_document(scores)
-        write_text(to_json(document if pruned is None else document | {"curve": _curve_document(pruned)}), json)
-    if csv is not None:
-        frame = ranked_frame(scores) if pruned is None else pruned.to_frame()
-        write_text(frame.to_csv(index=False), csv)
-    if "-" not in (json, csv):
-        _print(scores, pruned, top)
+    outputs.write(
+        page=lambda: _page(scores, pruned, top),
+        document=lambda: _document(scores, pruned),
+        frame=lambda: _frame(scores, pruned),
+    )
+
+
+def _document(scores: HeadScores, curve: PruningCurve | None) -> dict[str, Any]:
+    from interp.cli.export import scores_document
+
+    document = scores_document(scores)
+    return document if curve is None else document | {"curve": _curve_document(curve)}
+
+
+def _frame(scores: HeadScores, curve: PruningCurve | None) -> pd.DataFrame:
+    from interp.cli.export import ranked_frame
+
+    return ranked_frame(scores) if curve is None else curve.to_frame()
 
 
 def _curve_document(curve: PruningCurve) -> dict[str, Any]:
@@ -134,36 +150,29 @@ def _named(curve: PruningCurve) -> list[str]:
     return [name for name in curve.orders if name != "random"]
 
 
-def _print(scores: HeadScores, curve: PruningCurve | None, top: int) -> None:
-    from dataclasses import replace
+def _page(scores: HeadScores, curve: PruningCurve | None, top: int) -> Page:
+    from interp.report import Page, head_grid
 
-    from interp.cli.console import console
-
-    out = console()
-    out.print(_table(scores, top))
     notes = scores.notes
-    out.print(
+    blocks: list[Any] = [_table(scores, top)]
+    blocks.append(
         f"the model: {notes['metric']} {notes['model']['metric']:.2f}, accuracy {notes['model']['accuracy']:.2f} | "
         f"chance: {notes['chance']['metric']:.2f}, {notes['chance']['accuracy']:.2f}"
     )
     for name, found in notes["agreement"].items():
-        out.print(
+        blocks.append(
             f"rank correlation with {name} ablation: signed {found['signed']:.2f}, absolute {found['absolute']:.2f}"
         )
     if curve is not None:
-        out.print(_curve_table(curve))
-        for line in _areas(curve):
-            out.print(line)
-    out.print(
+        blocks += [_curve_table(curve), *_areas(curve), curve.plot()]
+    blocks.append(
         f"all columns but the score: {notes['unit']}; positive where the head helps; rank: share of its layer below it"
     )
-    for sentence in scores.provenance.warnings:
-        out.print(f"warning: {sentence}")
-    out.print(replace(scores.provenance, warnings=()).summary)
+    return Page(title=f"{scores.name}: every head", blocks=[*blocks, head_grid(scores)], provenance=scores.provenance)
 
 
 def _table(scores: HeadScores, top: int) -> Table:
-    from interp.cli.console import titled_table
+    from interp.report import titled_table
 
     table = titled_table(f"{scores.name}, {scores.notes['examples']} examples; score: {scores.unit}")
     shown = [name for name in scores.columns if name not in ("kv group", "layer mean", "layer rank")]
@@ -180,7 +189,7 @@ def _table(scores: HeadScores, top: int) -> Table:
 
 
 def _curve_table(curve: PruningCurve) -> Table:
-    from interp.cli.console import titled_table
+    from interp.report import titled_table
 
     table = titled_table(f"{curve.name}: {curve.notes['metric']} (accuracy)")
     for name in ("pruned", *_named(curve), "random, lowest to highest"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +12,15 @@ from interp.cli.options import (
     DebugOption,
     DeviceOption,
     DtypeOption,
+    HtmlOption,
     JsonOption,
     ModelOption,
+    ParquetOption,
     QuietOption,
-    check_targets,
     load_model,
     reported_warnings,
-    write_text,
 )
+from interp.cli.outputs import Outputs
 from interp.cli.sources import (
     ApartOption,
     BosOption,
@@ -35,6 +35,9 @@ from interp.cli.sources import (
 )
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from interp.report import Page
     from interp.results import HeadScores, LossCurve
 
 LEGEND = (
@@ -63,6 +66,8 @@ def in_context(
     dtype: DtypeOption = None,
     json: JsonOption = None,
     csv: CsvOption = None,
+    parquet: ParquetOption = None,
+    html: HtmlOption = None,
     save: Annotated[Path | None, typer.Option("--save", help="Directory for curve/ and heads/.")] = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -74,9 +79,9 @@ def in_context(
     Example: interp in-context --model gpt2 --text book.txt --n 20
     """
     from interp.analyzers.in_context import in_context_heads, in_context_score
-    from interp.cli.export import ranked_frame, scores_document, to_json
+    from interp.cli.export import ranked_frame
 
-    check_targets(json, csv)
+    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     check_source("In-context learning", text=text, dataset=dataset)
     with reported_warnings(quiet=quiet, debug=debug):
         loaded = load_model(model, device, dtype)
@@ -91,48 +96,50 @@ def in_context(
         curve.save(save / "curve")
         if scores is not None:
             scores.save(save / "heads")
-    if json is not None:
-        document = _document(curve)
-        write_text(to_json(document if scores is None else document | {"heads": scores_document(scores)}), json)
-    if csv is not None:
-        frame = curve.to_frame() if scores is None else ranked_frame(scores)
-        write_text(frame.to_csv(index=False), csv)
-    if "-" not in (json, csv):
-        _print(curve, scores, top)
+    outputs.write(
+        page=lambda: _page(curve, scores, top),
+        document=lambda: _document(curve, scores),
+        frame=lambda: curve.to_frame() if scores is None else ranked_frame(scores),
+    )
 
 
-def _document(curve: LossCurve) -> dict[str, Any]:
+def _document(curve: LossCurve, scores: HeadScores | None) -> dict[str, Any]:
+    from interp.cli.export import scores_document
+
     names = ("name", "unit", "early", "late", "score", "ci_low", "ci_high", "control", "notes")
     return {
         **{name: getattr(curve, name) for name in names},
         "provenance": curve.provenance.to_dict(),
         "positions": curve.to_frame().to_dict("records"),
+        **({} if scores is None else {"heads": scores_document(scores)}),
     }
 
 
-def _print(curve: LossCurve, scores: HeadScores | None, top: int) -> None:
-    from interp.cli.console import console, titled_table
+def _page(curve: LossCurve, scores: HeadScores | None, top: int) -> Page:
+    from interp.report import Page, head_grid
 
-    out = console()
-    out.print(
+    blocks: list[Any] = [
         f"in-context learning of {curve.provenance.model}: loss at {curve.late} minus loss at {curve.early} "
-        f"{curve.score:+.3f} nats ({curve.ci_low:+.3f} to {curve.ci_high:+.3f}), {curve.notes['examples']} texts"
-    )
-    out.print(f"with the beginning of another text {curve.control:+.3f}")
+        f"{curve.score:+.3f} nats ({curve.ci_low:+.3f} to {curve.ci_high:+.3f}), {curve.notes['examples']} texts",
+        f"with the beginning of another text {curve.control:+.3f}",
+        curve.plot(),
+    ]
     if scores is not None:
-        table = titled_table("heads that carry it")
-        table.add_column("head", no_wrap=True)
-        for name in ("effect", "95 % interval", "late", "early", "others"):
-            table.add_column(name, justify="right", no_wrap=True)
-        records = {record["label"]: record for record in scores.to_frame().to_dict("records")}
-        for head in scores.top(top):
-            row = records[head.label]
-            cells = [f"{row[name]:+z.3f}" for name in ("late", "early", "layer mean")]
-            table.add_row(
-                head.label, f"{row['score']:+z.3f}", f"{row['ci_low']:+z.3f} to {row['ci_high']:+z.3f}", *cells
-            )
-        out.print(table)
-        out.print(LEGEND)
-    for sentence in curve.provenance.warnings:
-        out.print(f"warning: {sentence}")
-    out.print(replace(curve.provenance, warnings=()).summary)
+        blocks += [_table(scores, top), LEGEND, head_grid(scores)]
+    return Page(title="In-context learning", blocks=blocks, provenance=curve.provenance)
+
+
+def _table(scores: HeadScores, top: int) -> Table:
+    from interp.report import titled_table
+
+    table = titled_table("heads that carry it")
+    table.add_column("head", no_wrap=True)
+    for name in ("effect", "95 % interval", "late", "early", "others"):
+        table.add_column(name, justify="right", no_wrap=True)
+    records = {record["label"]: record for record in scores.to_frame().to_dict("records")}
+    for head in scores.top(top):
+        row = records[head.label]
+        cells = [f"{row[name]:+z.3f}" for name in ("late", "early", "layer mean")]
+        interval = f"{row['ci_low']:+z.3f} to {row['ci_high']:+z.3f}"
+        table.add_row(head.label, f"{row['score']:+z.3f}", interval, *cells)
+    return table

@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Typer's usage errors come from click, or from its own copy of click, depending on its version.
         said = getattr(error, "format_message", None)
         if callable(said):
-            return _failed(f"{said()} See interp --help.", 2)
+            return _failed(f"{str(said()).rstrip('.')}. See interp --help.", 2)
         hint = "" if debug else " Run again with --debug for the traceback."
         return _failed(f"Unexpected {type(error).__name__}: {error}.{hint}", 1, debug)
 

@@ -24,6 +24,8 @@ JsonOption = Annotated[
 CsvOption = Annotated[
     str | None, typer.Option("--csv", metavar="FILE|-", help="Write CSV; - prints it and nothing else.")
 ]
+HtmlOption = Annotated[str | None, typer.Option("--html", metavar="FILE|-", help="Write a page that needs no network.")]
+ParquetOption = Annotated[Path | None, typer.Option("--parquet", help="Write the tidy frame.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bars and no warnings.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors, and every library's warnings.")]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,16 +13,16 @@ from interp.cli.options import (
     DebugOption,
     DeviceOption,
     DtypeOption,
+    HtmlOption,
     JsonOption,
     ModelOption,
+    ParquetOption,
     QuietOption,
     SeedOption,
-    check_targets,
     load_model,
     reported_warnings,
-    write_bytes,
-    write_text,
 )
+from interp.cli.outputs import Outputs
 from interp.cli.sources import (
     ApartOption,
     BosOption,
@@ -40,7 +39,10 @@ from interp.cli.sources import (
 )
 
 if TYPE_CHECKING:
-    from interp.results import HeadScores, TokenMap
+    from rich.table import Table
+
+    from interp.report import Page
+    from interp.results import HeadScores, TokenEntry, TokenMap
 
 STANDARD = "first-token,previous-token,duplicate-token,induction,entropy"
 
@@ -68,7 +70,8 @@ def scan(
     dtype: DtypeOption = None,
     json: JsonOption = None,
     csv: CsvOption = None,
-    parquet: Annotated[Path | None, typer.Option("--parquet", help="Write the tidy frame.")] = None,
+    parquet: ParquetOption = None,
+    html: HtmlOption = None,
     save: Annotated[
         Path | None,
         typer.Option("--save", help="Directory for the results; an interrupted scan goes on from what it holds."),
@@ -82,22 +85,24 @@ def scan(
 
     Example: interp scan --model mini --task ioi --analyzers induction,entropy --csv heads.csv
     """
-    from interp.cli.export import results_document, tidy_frame, to_json
+    from interp.cli.export import results_document, tidy_frame
     from interp.model_scores import score_model
     from interp.scanning import scan as run
 
-    check_targets(json, csv)
+    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     of_data, of_model = _by_what_they_read([name.strip() for name in analyzers.split(",")])
     if of_data:
         check_source("A scan", text=text, dataset=dataset, task=task)
     with reported_warnings(quiet=quiet, debug=debug):
         loaded = load_model(model, device, dtype)
         results: dict[str, HeadScores | TokenMap] = {}
+        read: list[str] = []
         if of_data:
             data = read_source(
                 loaded, text=text, dataset=dataset, task=task, n=n, length=length, apart=apart, column=column,
                 sample_by=sample_by, config=config, split=split, bos=bos, seed=seed,
             )  # fmt: skip
+            read = [f"read: {len(data)} sequences of at most {data.tokens.shape[1]} tokens"]
             results |= run(
                 loaded, data, of_data, batch_size=batch_size, seed=seed if task else None,
                 progress=False if quiet else None, checkpoint=save,
@@ -107,14 +112,11 @@ def scan(
     if save is not None:
         for name, result in results.items():
             result.save(save / name)
-    if json is not None:
-        write_text(to_json(results_document(results)), json)
-    if csv is not None:
-        write_text(tidy_frame(results).to_csv(index=False), csv)
-    if parquet is not None:
-        write_bytes(tidy_frame(results).to_parquet(index=False), parquet)
-    if "-" not in (json, csv):
-        _print(results, top)
+    outputs.write(
+        page=lambda: _page(results, read, top),
+        document=lambda: results_document(results),
+        frame=lambda: tidy_frame(results),
+    )
 
 
 def _by_what_they_read(names: list[str]) -> tuple[list[str], list[str]]:
@@ -129,11 +131,22 @@ def _by_what_they_read(names: list[str]) -> tuple[list[str], list[str]]:
     return [name for name in names if name not in MODEL_SCORES], [name for name in names if name in MODEL_SCORES]
 
 
-def _print(results: Mapping[str, HeadScores | TokenMap], top: int) -> None:
-    from interp.cli.console import console, titled_table
+def _page(results: Mapping[str, HeadScores | TokenMap], read: list[str], top: int) -> Page:
+    from interp.report import Page, head_grids, token_grid
+    from interp.results import HeadScores, TokenMap
 
     provenance = next(iter(results.values())).provenance
-    table = titled_table(f"Highest of each analyzer, {provenance.model}")
+    sentences = [sentence for result in results.values() for sentence in result.provenance.warnings]
+    blocks: list[Any] = [_table(results, top), *read]
+    blocks += head_grids(result for result in results.values() if isinstance(result, HeadScores))
+    blocks += [token_grid(result) for result in results.values() if isinstance(result, TokenMap)]
+    return Page(title=f"Scan of {provenance.model}", blocks=blocks, provenance=provenance.with_warnings(*sentences))
+
+
+def _table(results: Mapping[str, HeadScores | TokenMap], top: int) -> Table:
+    from interp.report import titled_table
+
+    table = titled_table(f"Highest of each analyzer, {next(iter(results.values())).provenance.model}")
     for name in ("analyzer", "head"):
         table.add_column(name, no_wrap=True)
     for name in ("score", "95 % interval", "chance"):
@@ -143,37 +156,41 @@ def _print(results: Mapping[str, HeadScores | TokenMap], top: int) -> None:
         for index, cells in enumerate(_rows(result, top)):
             table.add_row("" if index else name, *cells, "" if index else result.unit)
         table.add_section()
-    out = console()
-    out.print(table)
-    warnings = dict.fromkeys(sentence for result in results.values() for sentence in result.provenance.warnings)
-    for line in (*(f"warning: {sentence}" for sentence in warnings), replace(provenance, warnings=()).summary):
-        out.print(line)
+    return table
 
 
 def _rows(result: HeadScores | TokenMap, top: int) -> list[list[str]]:
+    """Place, score, interval and chance of the highest entries."""
     from interp.results import HeadScores
-    from interp.tables import number, visible
+    from interp.tables import number_format
 
+    rows: list[tuple[str, float, float, float, float]] = []
     if isinstance(result, HeadScores):
         frame = result.to_frame().set_index("label")
-        found = [frame.loc[head.label] for head in result.top(top, absolute=result.signed)]
-        return [
-            [str(row.name), number(row["score"]), _interval(row["ci_low"], row["ci_high"]), number(row["chance"])]
-            for row in found
+        names = ["score", "ci_low", "ci_high", "chance"]
+        rows += [
+            (head.label, *frame.loc[head.label, names].tolist()) for head in result.top(top, absolute=result.signed)
         ]
-    rows: list[list[str]] = []
-    for entry in result.top(top, absolute=result.signed):
-        head = "" if entry.layer is None else f"L{entry.layer}" + ("" if entry.head is None else f"H{entry.head}")
-        places = [
-            f"{name} {place} '{visible(token or '')}'"
-            for name, place, token in (
-                ("query", entry.query, entry.query_token), ("key", entry.key, entry.key_token)
-            )
-            if place is not None
-        ]  # fmt: skip
-        rows.append([" ".join([head, *places]), number(entry.value), "", number(result.chance)])
-    return rows
+    else:
+        nan = float("nan")
+        chance = nan if result.chance is None else result.chance
+        rows += [(_place(entry), entry.value, nan, nan, chance) for entry in result.top(top, absolute=result.signed)]
+    shown = number_format((value for row in rows for value in row[1:]), 4)
+    return [
+        [place, _number(score, shown), "" if low != low else f"{low:{shown}} to {high:{shown}}", _number(chance, shown)]
+        for place, score, low, high, chance in rows
+    ]
 
 
-def _interval(low: float, high: float) -> str:
-    return "" if low != low else f"{low:.3f} to {high:.3f}"
+def _place(entry: TokenEntry) -> str:
+    """A head or layer, and the tokens."""
+    from interp.tables import visible
+
+    head = "" if entry.layer is None else f"L{entry.layer}" + ("" if entry.head is None else f"H{entry.head}")
+    tokens = (("query", entry.query, entry.query_token), ("key", entry.key, entry.key_token))
+    places = [f"{name} {place} '{visible(token or '')}'" for name, place, token in tokens if place is not None]
+    return " ".join([head, *places])
+
+
+def _number(value: float, shown: str) -> str:
+    return "–" if value != value else format(value, shown)

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.options import (
+    CsvOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
+    HtmlOption,
     JsonOption,
     ModelOption,
+    ParquetOption,
     QuietOption,
     load_model,
     reported_warnings,
-    write_text,
 )
+from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from interp.analyzers.analyzer import Analyzer
     from interp.analyzers.massive_activations import SinkLink
     from interp.model.model import Inputs, Model
+    from interp.report import Page
     from interp.results import HeadScores, TokenMap
 
 HEAD_COLUMNS = ("sink mass", "later sinks", "key norm", "value norm", "no-op", "learned sink")
@@ -54,23 +58,26 @@ def sinks(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     json: JsonOption = None,
+    csv: CsvOption = None,
+    parquet: ParquetOption = None,
+    html: HtmlOption = None,
     save: Annotated[Path | None, typer.Option("--save", help="Directory; one result per analyzer in it.")] = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Find a text's attention sinks, the heads that look at them, and massive activations.
 
-    With --image, also the image tokens that are sinks of a model such as LLaVA.
+    With --image, also the image tokens that are sinks of a model such as LLaVA. The CSV has a row for each head.
 
     Example: interp sinks "Then Mary gave a ring to John" --model mini --json sinks.json
     """
     from interp.analyzers.massive_activations import MassiveActivations, link_to_sinks
     from interp.analyzers.sinks import Sinks, SinkTokens
     from interp.analyzers.visual_sinks import VisualSinks, image_tokens
-    from interp.cli.export import to_json
     from interp.results import HeadScores, TokenMap
     from interp.scanning import scan
 
+    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     with reported_warnings(quiet=quiet, debug=debug):
         loaded = load_model(model, device, dtype)
         weights, reason = _weights(loaded)
@@ -94,11 +101,11 @@ def sinks(
     if save is not None:
         for name, result in (results | {"sinks": scores}).items():
             result.save(save / name)
-    if json is not None:
-        document = _document(scores, tokens, massive, link)
-        write_text(to_json(document if visual is None else document | {"visual sinks": _visual_document(visual)}), json)
-    if json != "-":
-        _print(scores, tokens, massive, link, visual, top)
+    outputs.write(
+        page=lambda: _page(scores, tokens, massive, link, visual, top),
+        document=lambda: _document(scores, tokens, massive, link, visual),
+        frame=scores.to_frame,
+    )
 
 
 def _with_image(model: Model, text: str, path: Path) -> tuple[Inputs, dict[str, Any]]:
@@ -129,10 +136,6 @@ def _with_image(model: Model, text: str, path: Path) -> tuple[Inputs, dict[str, 
     return TokenBatch(ids, mask, starts), further
 
 
-def _visual_document(visual: TokenMap) -> dict[str, Any]:
-    return {"notes": visual.notes, "values": visual.values.tolist()}
-
-
 def _weights(model: Model) -> tuple[Any, str]:
     """W_O of every head, or None and the reason."""
     from interp.analyzers.sinks import output_weights
@@ -144,7 +147,9 @@ def _weights(model: Model) -> tuple[Any, str]:
         return None, f"norms are taken before the output projection, because {error}"
 
 
-def _document(scores: HeadScores, tokens: TokenMap, massive: TokenMap, link: SinkLink) -> dict[str, Any]:
+def _document(
+    scores: HeadScores, tokens: TokenMap, massive: TokenMap, link: SinkLink, visual: TokenMap | None
+) -> dict[str, Any]:
     from interp.analyzers.massive_activations import massive_entries
     from interp.analyzers.sinks import sink_table
     from interp.cli.export import scores_document
@@ -159,29 +164,22 @@ def _document(scores: HeadScores, tokens: TokenMap, massive: TokenMap, link: Sin
             "largest": massive.values.amax(-1).tolist(),
         },
         "massive activations and sinks": link.to_dict(),
+        **({} if visual is None else {"visual sinks": {"notes": visual.notes, "values": visual.values.tolist()}}),
     }
 
 
-def _print(
+def _page(
     scores: HeadScores, tokens: TokenMap, massive: TokenMap, link: SinkLink, visual: TokenMap | None, top: int
-) -> None:
+) -> Page:
     from interp.analyzers.massive_activations import massive_entries
     from interp.analyzers.sinks import sink_table
-    from interp.cli.console import console
+    from interp.report import Page, head_grid, token_grid
 
-    out = console()
-    for line in _summary(scores, tokens):
-        out.print(line)
-    out.print()
-    out.print(_heads(scores, top))
-    out.print(_sink_tokens(sink_table(tokens), top))
-    for line in (*_massive(massive, massive_entries(massive), top), *_link(link)):
-        out.print(line)
-    if visual is not None:
-        out.print(_visual(visual))
-    warnings = [f"warning: {sentence}" for sentence in scores.provenance.warnings]
-    for line in (LEGEND, *warnings, replace(scores.provenance, warnings=()).summary):
-        out.print(line)
+    blocks: list[Any] = [*_summary(scores, tokens), _heads(scores, top), _sink_tokens(sink_table(tokens), top)]
+    blocks += [*_massive(massive, massive_entries(massive), top), *_link(link)]
+    blocks += [] if visual is None else [_visual(visual)]
+    blocks += [LEGEND, head_grid(scores), token_grid(tokens), token_grid(massive)]
+    return Page(title="Attention sinks", blocks=blocks, provenance=scores.provenance)
 
 
 def _summary(scores: HeadScores, tokens: TokenMap) -> list[str]:
@@ -267,7 +265,7 @@ def _visual(visual: TokenMap) -> Table:
 
 
 def _table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    from interp.cli.console import titled_table
+    from interp.report import titled_table
 
     table = titled_table(title)
     for name in headers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from interp.model.model import Model
     from interp.model.tokens import TokenBatch
 
-TextOption = Annotated[Path | None, typer.Option("--text", help="Text, JSONL, JSON, CSV or Parquet file.")]
-DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Dataset of the Hugging Face hub, streamed.")]
+TextOption = Annotated[Path | None, typer.Option("--text", help="Text, JSONL, JSON, CSV, TSV or Parquet file.")]
+DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Dataset of the hub, streamed; or a directory.")]
 TaskOption = Annotated[str | None, typer.Option("--task", help="Prompts of a task, such as ioi.")]
 LengthOption = Annotated[int | None, typer.Option("--length", help="Tokens per sequence; 512, or the context.")]
 ApartOption = Annotated[bool, typer.Option("--apart", help="One document per sequence instead of packing them.")]
@@ -42,17 +43,25 @@ def read_source(
     seed: int,
 ) -> TokenBatch:
     """At most `n` sequences from the one source that is given."""
-    from interp.data import sequences, texts_of_dataset, texts_of_file
+    from interp.data import sequences, texts_of_dataset
 
     if task is not None:
         return _prompts(model, task, n, seed, bos)
-    _silence_datasets()
     if text is not None:
-        texts = texts_of_file(text, column=column, sample_by=sample_by)
+        texts = file_texts(text, column=column, sample_by=sample_by)
     else:
         assert dataset is not None
+        _silence_datasets()
         texts = texts_of_dataset(dataset, config=config, split=split, column=column)
     return sequences(model, texts, n=n, length=length, packed=not apart, prepend_bos=bos)
+
+
+def file_texts(path: Path, *, column: str | None = None, sample_by: Any = "document") -> Iterator[str]:
+    """The documents of a local file; what goes wrong is said once, by our own error."""
+    from interp.data import texts_of_file
+
+    _silence_datasets()
+    return texts_of_file(path, column=column, sample_by=sample_by)
 
 
 def check_source(reader: str, **sources: object) -> None:
@@ -73,9 +82,9 @@ def _prompts(model: Model, task: str, n: int, seed: int, bos: bool | None) -> To
 
 
 def _silence_datasets() -> None:
-    """What goes wrong is said once, by our own error."""
     import logging
 
     import datasets
 
+    datasets.disable_progress_bars()
     datasets.logging.set_verbosity(logging.CRITICAL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,21 +13,29 @@ from interp.cli.options import (
     DebugOption,
     DeviceOption,
     DtypeOption,
+    HtmlOption,
     JsonOption,
     ModelOption,
+    ParquetOption,
     QuietOption,
-    check_targets,
+    SeedOption,
     load_model,
     reported_warnings,
-    write_text,
 )
+from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+    from interp.report import Page
     from interp.results import HeadScores
 
 LEGEND = (
-    "head: the best of all on these arcs, so expect somewhat less on others; offset: governor minus dependent where it "
-    "is most often; baseline: accuracy of always naming the word there; random: of any word in sight"
+    "head and offset: the best of all on these arcs, so expect somewhat less of both on others; offset: governor minus "
+    "dependent where it is most often; baseline: accuracy of always naming the word there; random: of any word in "
+    "sight; held out: head minus offset on sentences where neither was chosen (half for half, bootstrap over "
+    "sentences); better, worse: its interval excludes 0"
 )
 
 
@@ -43,10 +50,13 @@ def syntactic(
     min_arcs: Annotated[int, typer.Option("--min-arcs", help="Rarer relations are not shown.")] = 10,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Sentences at a time; changes no score.")] = 8,
     top: Annotated[int, typer.Option("--top", min=1, help="Relations shown, the most frequent first.")] = 20,
+    seed: SeedOption = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     json: JsonOption = None,
     csv: CsvOption = None,
+    parquet: ParquetOption = None,
+    html: HtmlOption = None,
     save: Annotated[Path | None, typer.Option("--save", help="Directory for interp.load_result.")] = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -59,34 +69,58 @@ def syntactic(
     """
     from interp.analyzers.conllu import read_conllu
     from interp.analyzers.syntactic import best_heads, syntactic_heads
-    from interp.cli.export import scores_document, to_json
+    from interp.cli.export import scores_document
 
-    check_targets(json, csv)
+    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     sentences = read_conllu(conllu)[:n]
     with reported_warnings(quiet=quiet, debug=debug):
         scores = syntactic_heads(
             load_model(model, device, dtype), sentences, excluded=exclude or ["punct"], batch_size=batch_size,
-            progress=False if quiet else None,
+            seed=seed, progress=False if quiet else None,
         )  # fmt: skip
     relations = best_heads(scores)
     if save is not None:
         scores.save(save)
-    if json is not None:
-        write_text(to_json(scores_document(scores) | {"relations": relations.to_dict("records")}), json)
-    if csv is not None:
-        write_text(relations.to_csv(index=False), csv)
-    if "-" not in (json, csv):
-        _print(scores, [row for row in relations.to_dict("records") if row["arcs"] >= min_arcs], top)
+    outputs.write(
+        page=lambda: _page(scores, relations, min_arcs, None),
+        document=lambda: scores_document(scores) | {"relations": relations.to_dict("records")},
+        frame=lambda: relations,
+        terminal=lambda: _page(scores, relations, min_arcs, top),
+    )
 
 
-def _print(scores: HeadScores, rows: list[dict[str, Any]], top: int) -> None:
-    from interp.cli.console import console, titled_table
+def _page(scores: HeadScores, relations: pd.DataFrame, min_arcs: int, top: int | None) -> Page:
+    from interp.report import Page, head_grid
 
     notes = scores.notes
-    table = titled_table(f"Best head of each relation, {scores.provenance.model}, {notes['sentences']} sentences")
+    rows = [row for row in relations.to_dict("records") if row["arcs"] >= min_arcs]
+    counts = Counter(row["verdict"] for row in rows)
+    title = f"Best head of each relation, {scores.provenance.model}, {notes['sentences']} sentences"
+    blocks: list[Any] = [
+        _table(title, rows, top),
+        f"of {len(rows)} relations and directions, the best head is better than the best offset in {counts['better']}, "
+        f"worse in {counts['worse']}, neither for sure in {counts['open']}; too few sentences in {counts['too few']}",
+    ]
+    if notes["causal"]:
+        blocks.append("causal attention: arcs to the left are scored dep->gov, arcs to the right gov->dep")
+    if notes["words without a token"]:
+        blocks.append(
+            f"words without a token of their own, whose arcs are not scored: {notes['words without a token']}"
+        )
+    return Page(title=title, blocks=[*blocks, LEGEND, head_grid(scores)], provenance=scores.provenance)
+
+
+def _table(title: str, rows: list[dict[str, Any]], top: int | None) -> Table:
+    """The relations with most arcs first, both directions of one together."""
+    from interp.report import titled_table
+
+    table = titled_table(title)
     for name in ("relation", "direction"):
         table.add_column(name, no_wrap=True)
-    for name in ("arcs", "head", "accuracy", "95 % interval", "offset", "baseline", "random"):
+    for name in ("arcs", "head", "accuracy", "95 %", "offset", "baseline", "95 %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for name in ("held out", "95 %", "random"):
         table.add_column(name, justify="right", no_wrap=True)
     arcs = Counter[str]()
     for row in rows:
@@ -96,19 +130,14 @@ def _print(scores: HeadScores, rows: list[dict[str, Any]], top: int) -> None:
             if row["relation"] == relation:
                 table.add_row(*_cells(row))
         table.add_section()
-    out = console()
-    out.print(table)
-    if notes["causal"]:
-        out.print("causal attention: arcs to the left are scored dep->gov, arcs to the right gov->dep")
-    if notes["words without a token"]:
-        out.print(f"words without a token of their own, whose arcs are not scored: {notes['words without a token']}")
-    for line in (LEGEND, *(f"warning: {sentence}" for sentence in scores.provenance.warnings)):
-        out.print(line)
-    out.print(replace(scores.provenance, warnings=()).summary)
+    return table
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
     direction = row["direction"].replace("dependent", "dep").replace("governor", "gov")
-    interval = f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
-    found = [row["relation"], direction, str(row["arcs"]), row["head"], f"{row['accuracy']:.2f}", interval]
-    return [*found, f"{row['offset']:+d}", f"{row['baseline']:.2f}", f"{row['random']:.2f}"]
+    cells = [row["relation"], direction, str(row["arcs"]), row["head"], f"{row['accuracy']:.2f}"]
+    cells += [f"{row['ci_low']:.2f}-{row['ci_high']:.2f}", f"{row['offset']:+d}", f"{row['baseline']:.2f}"]
+    cells += [f"{row['baseline_low']:.2f}-{row['baseline_high']:.2f}", row["verdict"]]
+    known = row["difference"] == row["difference"]
+    held_out = [f"{row['difference']:+z.2f}", f"{row['difference_low']:+z.2f} to {row['difference_high']:+z.2f}"]
+    return [*cells, *(held_out if known else ["", ""]), f"{row['random']:.2f}"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,16 +12,16 @@ from interp.cli.options import (
     DebugOption,
     DeviceOption,
     DtypeOption,
+    HtmlOption,
     JsonOption,
     ModelOption,
+    ParquetOption,
     QuietOption,
     SeedOption,
-    check_targets,
     load_model,
     reported_warnings,
-    write_bytes,
-    write_text,
 )
+from interp.cli.outputs import Outputs
 from interp.cli.sources import (
     ApartOption,
     BosOption,
@@ -38,6 +37,9 @@ from interp.cli.sources import (
 )
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from interp.report import Page
     from interp.results import HeadFeatures
 
 LEGEND = (
@@ -73,7 +75,8 @@ def topology(
     dtype: DtypeOption = None,
     json: JsonOption = None,
     csv: CsvOption = None,
-    parquet: Annotated[Path | None, typer.Option("--parquet", help="Write the table of features.")] = None,
+    parquet: ParquetOption = None,
+    html: HtmlOption = None,
     save: Annotated[Path | None, typer.Option("--save", help="Directory for interp.load_result.")] = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -85,9 +88,8 @@ def topology(
     Example: interp topology --model mini --task ioi --n 10 --threshold 0.1 --csv features.csv
     """
     from interp.analyzers.topology import THRESHOLDS, Topology, topological_features
-    from interp.cli.export import to_json
 
-    check_targets(json, csv)
+    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     check_source("A table of features", text=text, dataset=dataset, task=task)
     parameters = Topology(thresholds=tuple(threshold or THRESHOLDS), max_cycles=max_cycles)
     with reported_warnings(quiet=quiet, debug=debug):
@@ -101,20 +103,28 @@ def topology(
         )
     if save is not None:
         found.save(save)
-    if json is not None:
-        document = {"name": found.name, "notes": found.notes, "provenance": found.provenance.to_dict()}
-        uniform = [dict(zip(found.features, row, strict=True)) for row in found.uniform.tolist()]
-        write_text(to_json(document | {"uniform": uniform, "rows": found.to_frame().to_dict("records")}), json)
-    if csv is not None:
-        write_text(found.to_frame().to_csv(index=False), csv)
-    if parquet is not None:
-        write_bytes(found.to_frame().to_parquet(index=False), parquet)
-    if "-" not in (json, csv):
-        _print(found)
+    outputs.write(page=lambda: _page(found), document=lambda: _document(found), frame=found.to_frame)
 
 
-def _print(found: HeadFeatures) -> None:
-    from interp.cli.console import console, titled_table
+def _document(found: HeadFeatures) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "notes": found.notes,
+        "provenance": found.provenance.to_dict(),
+        "uniform": [dict(zip(found.features, row, strict=True)) for row in found.uniform.tolist()],
+        "rows": found.to_frame().to_dict("records"),
+    }
+
+
+def _page(found: HeadFeatures) -> Page:
+    from interp.report import Page, head_grids
+
+    grids = head_grids(map(found.scores, found.features))
+    return Page(title="Attention graphs", blocks=[_table(found), LEGEND, *grids], provenance=found.provenance)
+
+
+def _table(found: HeadFeatures) -> Table:
+    from interp.report import titled_table
     from interp.tables import number
 
     table = titled_table(f"Features of attention graphs, {found.provenance.model}, {len(found.values)} texts")
@@ -128,8 +138,4 @@ def _print(found: HeadFeatures) -> None:
         differ = scores[ends[0]] != scores[ends[1]]
         cells = [cell for head in ends for cell in (number(scores[head]), head.label if differ else "")]
         table.add_row(feature, number(float(found.uniform[:, index].mean())), *cells)
-    out = console()
-    out.print(table)
-    for line in (LEGEND, *(f"warning: {sentence}" for sentence in found.provenance.warnings)):
-        out.print(line)
-    out.print(replace(found.provenance, warnings=()).summary)
+    return table

@@ -48,7 +48,7 @@ def test_the_circuit_set_by_hand_has_its_two_heads_and_no_other(command: Command
 def test_a_large_model_is_summed_up(
     command: Command, circuit_directory: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalogue_module, "PAGE", 3)
+    monkeypatch.setattr(catalogue_module, "WHOLE", 3)
     line = ("catalogue", "--model", circuit_directory, "--text", text, "--length", "90", "--types", TYPES, "--quiet")
     _, out, _ = command(*line)
     rows = [line.split() for line in out.splitlines()]

@@ -1,0 +1,69 @@
+"""Where the answer of a command goes: files, standard output, or the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.cli.options import write_bytes, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from interp.report import Page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """The options --json, --csv, --html and --parquet; ``-`` stands for standard output.
+
+    Raises:
+        InputError: several are to go to standard output, or a directory is missing.
+    """
+
+    json: str | None = None
+    csv: str | None = None
+    html: str | None = None
+    parquet: Path | None = None
+
+    def __post_init__(self) -> None:
+        from interp.errors import InputError
+
+        wanted = [f"--{name} -" for name in ("json", "csv", "html") if getattr(self, name) == "-"]
+        if len(wanted) > 1:
+            raise InputError(f"{' and '.join(wanted)} both want standard output. Write one of them to a file.")
+        for target in (self.json, self.csv, self.html, self.parquet):
+            if target not in (None, "-") and not Path(target).absolute().parent.is_dir():  # said before hours of work
+                raise InputError(f"{target} cannot be written (there is no such directory). Choose another path.")
+
+    def write(
+        self,
+        *,
+        page: Callable[[], Page],
+        document: Callable[[], Any],
+        frame: Callable[[], pd.DataFrame] | None = None,
+        terminal: Callable[[], Page] | None = None,
+    ) -> None:
+        """Write what was asked for, and print the page where standard output is free.
+
+        Arguments:
+            page: what a browser shows, and what a terminal shows of it.
+            document: the JSON.
+            frame: the CSV and Parquet.
+            terminal: another page for the terminal, where it should show less.
+        """
+        from interp.cli.console import print_page
+        from interp.cli.export import to_json
+
+        if self.html is not None:
+            write_text(page().html(), self.html)
+        if self.json is not None:
+            write_text(to_json(document()), self.json)
+        if self.csv is not None and frame is not None:
+            write_text(frame().to_csv(index=False), self.csv)
+        if self.parquet is not None and frame is not None:
+            write_bytes(frame().to_parquet(index=False), self.parquet)
+        if "-" not in (self.json, self.csv, self.html):
+            print_page((terminal or page)())
