@@ -60,6 +60,10 @@ def facts(found: HeadCatalogue) -> Iterator[str]:
     yield f"text: {notes['text']}"
     if "retrieval" in found.types:
         yield f"needles: {notes['needles']}; the model answers {notes['needles answered']}"
+    implied = {kind: len(found.heads_of(kind, "implied")) for kind in found.types}
+    more = ", ".join(f"{kind} {count}" for kind, count in implied.items() if count)
+    if more:
+        yield f"implied by what a head is listed as, and not repeated: {more} (heads)"
 
 
 def by_layer(found: HeadCatalogue) -> list[list[tuple[HeadRef, list[str]]]]:
@@ -113,13 +117,14 @@ def type_grid(found: HeadCatalogue) -> Grid:
 
 
 def rules_table(found: HeadCatalogue) -> Table:
-    """When a head is of a type, and who says so."""
+    """When a head is of a type, and who says so; behind a plus the heads whose other types imply it."""
     table = titled_table("The rules")
     for name in ("type", "heads", "meaning", "rule", "source"):
         table.add_column(name, justify="right" if name == "heads" else "left")
     for kind, rule in found.notes["rules"].items():
-        heads = found.heads_of(kind, "yes")
-        table.add_row(kind, str(len(heads)), rule["meaning"], rule["rule"], rule["source"])
+        clear, more = (len(found.heads_of(kind, verdict)) for verdict in ("yes", "implied"))
+        counted = f"{clear} + {more}" if more else str(clear)
+        table.add_row(kind, counted, rule["meaning"], rule["rule"], rule["source"])
     return table
 
 

@@ -30,6 +30,7 @@ def test_the_page_shows_every_head_with_its_evidence(command: Command, circuit_d
     assert rows["L0H1"] == rows["L1H0"] == ["–", "(near", "chance", "in", "all)"]
     assert "2 of 4 heads have a clear type" in out and "induction >= 0.4 and copying-logits" in out
     assert "text: 8 x 90 tokens of text given" in out
+    assert "implied by what a head is listed as, and not repeated: prefix-matching 1, streaming 1 (heads)" in out
     assert max(map(len, out.splitlines())) <= 100 and "\x1b" not in out
 
 
