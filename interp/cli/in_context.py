@@ -53,6 +53,9 @@ def in_context(
     early: Annotated[int, typer.Option("--early", help="Position whose loss is compared.")] = 50,
     late: Annotated[int, typer.Option("--late", help="Position that it is compared with.")] = 500,
     heads: Annotated[bool, typer.Option("--heads/--no-heads", help="Also leave out every head by itself.")] = True,
+    ablation: Annotated[
+        str, typer.Option("--ablation", help="full, or pattern-preserving: later heads look where they looked before.")
+    ] = "full",
     n: Annotated[int, typer.Option("--n", help="Sequences, each of two tokens more than --late.")] = 100,
     apart: ApartOption = False,
     column: ColumnOption = None,
@@ -91,7 +94,10 @@ def in_context(
         )  # fmt: skip
         options: dict[str, Any] = {"early": early, "late": late, "batch_size": batch_size}
         curve = in_context_score(loaded, data, **options)
-        scores = in_context_heads(loaded, data, **options, progress=False if quiet else None) if heads else None
+        scores = None
+        if heads:
+            options |= {"ablation": ablation, "progress": False if quiet else None}
+            scores = in_context_heads(loaded, data, **options)
     if save is not None:
         curve.save(save / "curve")
         if scores is not None:

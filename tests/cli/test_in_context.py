@@ -46,6 +46,19 @@ def test_formats_agree(command: Command, circuit_directory: Path, repeated: Path
     assert frame["score"]["L1H1"] == pytest.approx(scores["L1H1"]) and document["heads"]["heads"][0]["score"] > 1
 
 
+def test_patterns_can_be_kept(command: Command, circuit_directory: Path, repeated: Path) -> None:
+    """The previous-token head serves the keys of the other alone, so that it helps nobody where patterns are kept."""
+    effects = {}
+    for ablation in ("full", "pattern-preserving"):
+        _, out, _ = command(*line(circuit_directory, repeated), "--ablation", ablation, "--json", "-")
+        heads = json.loads(out)["heads"]["heads"]
+        effects[ablation] = {head["label"]: head["score"] for head in heads}
+    assert effects["full"]["L0H0"] > 1 and effects["pattern-preserving"]["L0H0"] < 0.1
+    assert effects["pattern-preserving"]["L1H1"] > 1
+    code, _, err = command(*line(circuit_directory, repeated), "--ablation", "half")
+    assert code == 2 and "There is no ablation 'half'. Choose from full, pattern-preserving." in err
+
+
 def test_texts_that_are_too_short(command: Command, circuit_directory: Path, repeated: Path) -> None:
     code, out, err = command(*line(circuit_directory, repeated), "--late", "90")
     assert (code, out) == (2, "") and "needs at least 2 of at least 92" in err
