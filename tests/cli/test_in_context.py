@@ -55,6 +55,10 @@ def test_patterns_can_be_kept(command: Command, circuit_directory: Path, repeate
         effects[ablation] = {head["label"]: head["score"] for head in heads}
     assert effects["full"]["L0H0"] > 1 and effects["pattern-preserving"]["L0H0"] < 0.1
     assert effects["pattern-preserving"]["L1H1"] > 1
+
+
+@pytest.mark.usefixtures("unchecked_annotations")
+def test_an_unknown_ablation(command: Command, circuit_directory: Path, repeated: Path) -> None:
     code, _, err = command(*line(circuit_directory, repeated), "--ablation", "half")
     assert code == 2 and "There is no ablation 'half'. Choose from full, pattern-preserving." in err
 
