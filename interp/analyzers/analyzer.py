@@ -7,6 +7,7 @@ padding and the order of examples never change a score. The interval is mean +- 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from interp.attention.participants import Reader
 from interp.attention.rows import AttentionRows, Stream
+from interp.errors import InputError
 from interp.model.model import Model
 from interp.provenance import Provenance
 from interp.results import HeadScores, TokenMap
@@ -41,9 +43,21 @@ class AnalyzerReader(Reader, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Analyzer(ABC):
-    """Parameters of one method; `reader` makes a fresh reader for one scan."""
+    """Parameters of one method; `reader` makes a fresh reader for one scan.
+
+    Attributes:
+        name: what it is called.
+        least: the lowest sensible value of its parameters, as far as they have one.
+    """
 
     name: ClassVar[str]
+    least: ClassVar[Mapping[str, float]] = {}
+
+    def __post_init__(self) -> None:
+        for parameter, least in self.least.items():
+            value = getattr(self, parameter)
+            if not value >= least:
+                raise InputError(f"{self.name} was given {parameter}={value}: expected at least {least:g}.")
 
     @classmethod
     def for_model(cls, model: Model | None) -> Analyzer:  # noqa: ARG003

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -73,12 +74,14 @@ class DistantMass(Analyzer):
     """
 
     name: ClassVar[str] = "distant-mass"
+    least: ClassVar[Mapping[str, float]] = {"threshold": 0, "share": 0}
     sink: int = 4
     recent: int = 64
     threshold: float = 0.35
     share: float = 0.25
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_window(self.sink, self.recent)
 
     def reader(self, shape: Shape) -> AnalyzerReader:

@@ -40,6 +40,7 @@ class MassiveActivations(Analyzer):
     """
 
     name: ClassVar[str] = "massive-activations"
+    least: ClassVar[Mapping[str, float]] = {"min_magnitude": 0, "min_ratio": 0}
     min_magnitude: float = 100.0
     min_ratio: float = 1000.0
 

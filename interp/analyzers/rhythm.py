@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -90,6 +90,7 @@ class WindowedDistance(Analyzer):
     """
 
     name: ClassVar[str] = "windowed-distance"
+    least: ClassVar[Mapping[str, float]] = {"window": 1}
     window: int = 10
 
     def reader(self, shape: Shape) -> AnalyzerReader:
@@ -125,6 +126,7 @@ class FutureInfluence(Analyzer):
     """
 
     name: ClassVar[str] = "future-influence"
+    least: ClassVar[Mapping[str, float]] = {"nearest": 0, "farthest": 0, "first_query": 0}
     nearest: int = 10
     farthest: int = 50
     first_query: int = 0

@@ -7,6 +7,7 @@ token distance 1 and offset -1.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -68,6 +69,7 @@ class NormalisedEntropy(Analyzer):
     """
 
     name: ClassVar[str] = "normalised-entropy"
+    least: ClassVar[Mapping[str, float]] = {"broad": 0}
     broad: float = BROAD
 
     def reader(self, shape: Shape) -> AnalyzerReader:
@@ -110,6 +112,7 @@ class MeanDistance(Analyzer):
     """
 
     name: ClassVar[str] = "mean-distance"
+    least: ClassVar[Mapping[str, float]] = {"first_query": 0}
     skip_first: bool = False
     first_query: int = 0
 
@@ -155,6 +158,7 @@ class LocalMass(Analyzer):
     """
 
     name: ClassVar[str] = "local-mass"
+    least: ClassVar[Mapping[str, float]] = {"window": 1}
     window: int = 10
 
     def reader(self, shape: Shape) -> AnalyzerReader:
@@ -188,6 +192,7 @@ class DiagonalOffset(Analyzer):
     """
 
     name: ClassVar[str] = "diagonal-offset"
+    least: ClassVar[Mapping[str, float]] = {"reach": 0}
     reach: int = 8
 
     def reader(self, shape: Shape) -> AnalyzerReader:

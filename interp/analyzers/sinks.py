@@ -9,7 +9,7 @@ Vocabulary:
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -100,10 +100,12 @@ class SinkTokens(Analyzer):
     """
 
     name: ClassVar[str] = "sink-tokens"
+    least: ClassVar[Mapping[str, float]] = {"min_queries": 1}
     epsilon: float = 0.3
     min_queries: int = 16
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_epsilon(self.epsilon)
 
     def reader(self, shape: Shape) -> AnalyzerReader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,6 +48,7 @@ class VisualSinks(Analyzer):
     """
 
     name: ClassVar[str] = "visual-sinks"
+    least: ClassVar[Mapping[str, float]] = {"tau": 0}
     image_tokens: frozenset[int]
     dims: tuple[int, ...] | None = None
     tau: float = 20.0

@@ -81,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     try:
         result = app(args=given, prog_name="interp", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
+        return code if code != 130 else _failed("Interrupted.", 130)  # some versions of Typer return it, without a word
     except KeyboardInterrupt:
         return _failed("Interrupted.", 130)
     except BrokenPipeError:

@@ -23,6 +23,7 @@ from interp.cli.options import (
     reported_warnings,
 )
 from interp.cli.outputs import Outputs
+from interp.cli.parameters import SetOption, with_parameters
 from interp.cli.sources import (
     ApartOption,
     BosOption,
@@ -55,6 +56,7 @@ def scan(
     analyzers: Annotated[
         str, typer.Option("--analyzers", help="Names with commas between; a wrong name lists all.")
     ] = STANDARD,
+    parameters: SetOption = None,
     n: Annotated[int, typer.Option("--n", help="Sequences; 1 for analyzers that describe a single text.")] = 100,
     length: LengthOption = None,
     apart: ApartOption = False,
@@ -102,9 +104,11 @@ def scan(
                 loaded, text=text, dataset=dataset, task=task, n=n, length=length, apart=apart, column=column,
                 sample_by=sample_by, config=config, split=split, bos=bos, seed=seed,
             )  # fmt: skip
-            read = [f"read: {len(data)} sequences of at most {data.tokens.shape[1]} tokens"]
+            sequences = "1 sequence" if len(data) == 1 else f"{len(data)} sequences"
+            read = [f"read: {sequences} of at most {data.tokens.shape[1]} tokens"]
+            chosen = with_parameters(of_data, parameters or (), loaded)
             results |= run(
-                loaded, data, of_data, batch_size=batch_size, seed=seed if task else None,
+                loaded, data, chosen, batch_size=batch_size, seed=seed if task else None,
                 progress=False if quiet else None, checkpoint=save,
             )  # fmt: skip
         if of_model:
@@ -153,7 +157,7 @@ def _table(results: Mapping[str, HeadScores | TokenMap], top: int) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("unit")
     for name, result in results.items():
-        for index, cells in enumerate(_rows(result, top)):
+        for index, cells in enumerate(_rows(result, top) or [["nothing measured", "", "", ""]]):
             table.add_row("" if index else name, *cells, "" if index else result.unit)
         table.add_section()
     return table

@@ -50,6 +50,8 @@ def test_version(command: Command) -> None:
         (("find-haeds",), "No such command 'find-haeds'"),
         (("find-heads", "--taks", "ioi"), "No such option: --taks"),
         (("find-heads", "--top", "many"), "should be a valid integer"),
+        (("scan", "--top", "0"), "greater than or equal to 1. See interp --help."),
+        (("scan", "--task", "ioi", "--html", "nowhere/page.html"), "no such directory"),
         (("find-heads", "--task", "chess"), "Unknown task 'chess'"),
         (("find-heads", "--model", "./nowhere"), "There is no directory ./nowhere"),
         (("find-heads", "--json", "-", "--csv", "-"), "both want standard output"),
@@ -100,6 +102,14 @@ def test_every_error_has_its_exit_code(
 
     monkeypatch.setattr(main_module, "app", fail)
     assert command("models") == (code, "", said)
+
+
+def test_an_interrupt_within_a_command_is_said(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("interp.model.embedded.embedded_names", interrupt)
+    assert command("models") == (130, "", "interp: Interrupted.\n")
 
 
 def test_debug_shows_the_traceback(command: Command) -> None:

@@ -58,6 +58,50 @@ def test_every_format_holds_the_same_numbers(command: Command, stories260k: Path
         assert document[name]["notes"]["examples"] > 1
 
 
+def test_parameters_of_analyzers(command: Command, stories260k: Path, text: Path) -> None:
+    line = ("scan", "--model", stories260k, "--text", text, "--length", "16", "--n", "2", "--quiet", "--json", "-")
+    names = ("--analyzers", "local-mass,mean-distance,delimiter-mass,previous-token")
+    given = ("local-mass.window=1", "mean-distance.skip_first=true", "delimiter-mass.ids=5,6",
+             "previous-token.normalisation=sum_per_query")  # fmt: skip
+    code, out, err = command(*line, *names, *(part for value in given for part in ("--set", value)))
+    assert code == 0, err
+    found = json.loads(out)
+    used = found["local-mass"]["provenance"]["parameters"]["analyzers"]
+    assert "window=1" in used["local-mass"] and "skip_first=True" in used["mean-distance"]
+    assert "(5, 6)" in used["delimiter-mass"]
+    plain = json.loads(command(*line, "--analyzers", "local-mass")[1])["local-mass"]["rows"]
+    assert all(a["score"] < b["score"] for a, b in zip(found["local-mass"]["rows"], plain, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("window=1", "--set window=1 is not ANALYZER.PARAMETER=VALUE with one of local-mass, mean-distance"),
+        ("entropy.window=1", "with one of local-mass, mean-distance"),
+        ("local-mass.width=1", "local-mass has no parameter 'width': it has window."),
+        ("local-mass.window=wide", "--set local-mass.window=wide: expected a whole number."),
+        ("mean-distance.skip_first=1", "--set mean-distance.skip_first=1: expected true or false."),
+        ("local-mass.window=-1", "local-mass was given window=-1: expected at least 1."),
+    ],
+)
+def test_parameters_that_there_are_not(command: Command, stories260k: Path, text: Path, given: str, said: str) -> None:
+    line = ("scan", "--model", stories260k, "--text", text, "--analyzers", "local-mass,mean-distance", "--quiet")
+    code, out, err = command(*line, "--set", given)
+    assert (code, out) == (2, "") and said in err and err.count("\n") == 1
+
+
+def test_what_no_head_could_be_measured_by_has_a_row(command: Command, stories260k: Path, text: Path) -> None:
+    """Local heads are those that see 144 tokens, and there are 16."""
+    line = ("scan", "--model", stories260k, "--text", text, "--length", "16", "--n", "1", "--quiet")
+    code, out, _ = command(*line, "--analyzers", "entropy,local-heads")
+    assert code == 0 and next(line.split()[:3] for line in out.splitlines() if "local-heads" in line) == [
+        "local-heads",
+        "nothing",
+        "measured",
+    ]
+    assert "read: 1 sequence of at most 16 tokens" in out
+
+
 def test_prompts_of_a_task_and_json_alone(command: Command, circuit_directory: Path) -> None:
     code, out, err = command(
         "scan", "--model", circuit_directory, "--task", "induction", "--n", "4", "--analyzers", "induction",
