@@ -16,7 +16,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from interp.errors import InputError, ResultFormatError
-from interp.figures import MAX_TICK_LABELS
+from interp.figures import COLOURS, MAX_TICK_LABELS
 from interp.frozen import FrozenDict, freeze_json, frozen_tensor, restore_json, thaw_json
 from interp.head_scores import HeadScores
 from interp.heads import HeadRef
@@ -29,8 +29,6 @@ SHOWN_HEADS = 5
 DECIMALS = 6
 OTHERS, CHANCE = "other heads", "chance, or control"
 CHANCE_LINE: Mapping[str, Any] = {"color": "black", "dash": "dot", "width": 1}
-# Okabe and Ito's colours, which every common kind of colour vision tells apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def onset(values: Float[Tensor, "step ..."], chance: float | Float[Tensor, "step ..."]) -> Float[Tensor, "*rest"]:

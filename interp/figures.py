@@ -13,6 +13,12 @@ from interp.tables import visible
 # Both scales can be told apart with every common colour blindness, and in grey.
 DIVERGING, SEQUENTIAL = "RdBu_r", "Cividis"
 
+# Okabe and Ito's colours for names, which every common kind of colour vision tells apart.
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442"
+)  # fmt: skip
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+
 # With more labels than this they would overlap, so the axis shows positions instead.
 MAX_TICK_LABELS = 60
 

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.figures import BLUE
 from interp.frozen import frozen_tensor
 from interp.saved_result import SavedResult
 
@@ -49,6 +50,7 @@ class LossCurve(SavedResult):
         figure.add_scatter(
             x=list(range(len(self.loss))),
             y=self.loss.tolist(),
+            line={"color": BLUE},
             hovertemplate="position %{x}<br>%{y:.4g}<extra></extra>",
         )
         for name in ("early", "late"):

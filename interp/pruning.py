@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.figures import COLOURS
 from interp.frozen import frozen_tensor
 from interp.saved_result import SavedResult
 from interp.tables import html_table, number
@@ -112,16 +113,19 @@ class PruningCurve(SavedResult):
     def plot(self) -> go.Figure:
         """The metric over the share pruned: random orders thin and grey, chance dashed."""
         share = self.share_pruned.tolist()
-        figure = go.Figure(layout={"title": {"text": escape(self.name)}})
+        figure = go.Figure(layout={"title": {"text": escape(self.name)}, "template": "plotly_white"})
+        named = [name for name in self.orders if name != RANDOM]
         for index, name in enumerate(self.orders):
-            random = name == RANDOM
+            line = {"color": "lightgrey", "width": 1}
+            if name != RANDOM:
+                line = {"color": COLOURS[named.index(name) % len(COLOURS)], "width": 3}
             figure.add_scatter(
                 x=share,
                 y=self.metric[index].tolist(),
                 name=name,
                 legendgroup=name,
                 showlegend=index == self.orders.index(name),
-                line={"color": "lightgrey", "width": 1} if random else {"width": 3},
+                line=line,
                 hovertemplate="%{x:.0%} pruned<br>%{y:.4g} " + escape(self.unit) + f"<extra>{escape(name)}</extra>",
             )
         figure.add_hline(y=self.chance_metric, line_dash="dash", annotation_text="chance")

@@ -82,15 +82,3 @@ def write_bytes(content: bytes, target: str | Path) -> None:
         Path(target).write_bytes(content)
     except OSError as error:
         raise InputError(f"{target} cannot be written ({error.strerror}). Choose another path.") from error
-
-
-def check_targets(json: str | None, csv: str | None) -> None:
-    """Standard output takes one format.
-
-    Raises:
-        InputError: both are asked for on standard output.
-    """
-    from interp.errors import InputError
-
-    if json == "-" and csv == "-":
-        raise InputError("--json - and --csv - both want standard output. Write one of them to a file.")

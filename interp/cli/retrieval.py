@@ -13,20 +13,23 @@ from interp.cli.options import (
     DebugOption,
     DeviceOption,
     DtypeOption,
+    HtmlOption,
     JsonOption,
     ModelOption,
+    ParquetOption,
     QuietOption,
     SeedOption,
-    check_targets,
     load_model,
     reported_warnings,
-    write_text,
 )
+from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.table import Table
 
     from circuits.retrieval import Agreement, Needle
+    from interp.report import Page
     from interp.results import HeadScores
 
 
@@ -77,6 +80,8 @@ def retrieval(
     dtype: DtypeOption = None,
     json: JsonOption = None,
     csv: CsvOption = None,
+    parquet: ParquetOption = None,
+    html: HtmlOption = None,
     save: Annotated[Path | None, typer.Option("--save", help="Directory; one result per method in it.")] = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -86,10 +91,9 @@ def retrieval(
     Example: interp retrieval --model mini --method needle --method razor
     """
     from circuits.retrieval import NEEDLES, agreement, rankings, retrieval_heads
-    from interp.cli.export import scores_document, to_json
     from interp.errors import InputError
 
-    check_targets(json, csv)
+    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     if needles is not None and haystack is None:
         raise InputError("Without a text there is nothing to hide needles in. Give --haystack FILE too.")
     if depth and depths is not None:
@@ -124,15 +128,20 @@ def retrieval(
             scores.save(save / name)
         if agreed is not None:
             agreed.save(save / "agreement")
-    frame = _frame(found)
-    if json is not None:
-        document: dict[str, Any] = {"methods": {name: scores_document(scores) for name, scores in found.items()}}
-        document["agreement"] = [] if agreed is None else agreed.to_frame().to_dict("records")
-        write_text(to_json(document), json)
-    if csv is not None:
-        write_text(frame.to_csv(index=False), csv)
-    if "-" not in (json, csv):
-        _print(found, frame.head(top), agreed)
+    outputs.write(
+        page=lambda: _page(found, top, agreed),
+        document=lambda: _document(found, agreed),
+        frame=lambda: _frame(found),
+    )
+
+
+def _document(found: dict[str, HeadScores], agreed: Agreement | None) -> dict[str, Any]:
+    from interp.cli.export import scores_document
+
+    return {
+        "methods": {name: scores_document(scores) for name, scores in found.items()},
+        "agreement": [] if agreed is None else agreed.to_frame().to_dict("records"),
+    }
 
 
 def _needles(path: Path) -> list[Needle]:
@@ -178,37 +187,44 @@ def _frame(found: dict[str, HeadScores]) -> pd.DataFrame:
     return frame.sort_values(next(iter(found)), ascending=False, kind="stable", na_position="last")
 
 
-def _print(found: dict[str, HeadScores], frame: pd.DataFrame, agreed: Agreement | None) -> None:
-    from interp.cli.console import console, titled_table
+def _page(found: dict[str, HeadScores], top: int, agreed: Agreement | None) -> Page:
+    from interp.report import Page, head_grids
+
+    first, *_ = found.values()
+    blocks: list[Any] = [_table(found, top)]
+    if "needle" in found:
+        instances = found["needle"].notes["instances"]
+        answered = sum(instance["answered"] for instance in instances)
+        counted = found["needle"].notes["counted"]
+        blocks.append(f"needles: {len(instances)} prompts, {answered} answered by the model, {counted} counted")
+    if agreed is not None:
+        blocks += [
+            f"{pair['method']} and {pair['other']}: rank correlation {pair['spearman']:+z.2f} (chance 0 +- "
+            f"{pair['spearman chance sd']:.2f}), overlap of the top {pair['k']} {pair['jaccard']:.2f} "
+            f"(chance {pair['jaccard chance']:.2f})"
+            for pair in agreed.to_frame().to_dict("records")
+        ]
+    blocks += head_grids(found.values())
+    sentences = [sentence for scores in found.values() for sentence in scores.provenance.warnings]
+    provenance = first.provenance.with_warnings(*sentences)
+    return Page(title="Heads that fetch from far away", blocks=blocks, provenance=provenance)
+
+
+def _table(found: dict[str, HeadScores], top: int) -> Table:
+    """The highest heads by the first method, with the score of every method."""
+    from interp.report import titled_table
 
     def number(value: float) -> str:
         return "–" if value != value else f"{value:.3g}"
 
-    first, *_ = found.values()
-    table = titled_table(f"Heads by {first.name}")
+    table = titled_table(f"Heads by {next(iter(found.values())).name}")
     table.add_column("head", no_wrap=True)
     chances = {name: scores.chance for name, scores in found.items()}
     if "needle" in found:
         chances["needle soft"] = found["needle"].notes["chance soft"]
     for name in chances:
         table.add_column(name, justify="right")
-    for row in frame.to_dict("records"):
+    for row in _frame(found).head(top).to_dict("records"):
         table.add_row(row["label"], *(number(row[name]) for name in chances))
     table.add_row("chance", *(number(chance) if isinstance(chance, float) else "" for chance in chances.values()))
-    out = console()
-    out.print(table)
-    if "needle" in found:
-        instances = found["needle"].notes["instances"]
-        answered = sum(instance["answered"] for instance in instances)
-        counted = found["needle"].notes["counted"]
-        out.print(f"needles: {len(instances)} prompts, {answered} answered by the model, {counted} counted")
-    if agreed is not None:
-        for pair in agreed.to_frame().to_dict("records"):
-            out.print(
-                f"{pair['method']} and {pair['other']}: rank correlation {pair['spearman']:+z.2f} (chance 0 +- "
-                f"{pair['spearman chance sd']:.2f}), overlap of the top {pair['k']} {pair['jaccard']:.2f} "
-                f"(chance {pair['jaccard chance']:.2f})"
-            )
-    for warning in dict.fromkeys(text for scores in found.values() for text in scores.provenance.warnings):
-        out.print(f"warning: {warning}")
-    out.print(first.provenance.summary)
+    return table

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from interp.figures import GREEN, ORANGE, PURPLE, SKY, VERMILLION, YELLOW
 from interp.head_catalogue import HeadCatalogue
 from interp.heads import HeadRef
 from interp.report.blocks import Block, Cell, Grid, Key, titled_table
@@ -17,24 +18,22 @@ LEGEND = (
     "heads that are less of this type; conf: probability that the head's mean passes; a type that another one of the "
     "head says already is not repeated"
 )
-# Okabe and Ito's colours, which every common kind of colour vision tells apart; types of one family share one.
-PLACE, MATCH, FETCH, REST, MARK, WIDE = "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442"
 STYLES: Mapping[str, tuple[str, str]] = {
-    "previous-token": ("PT", PLACE),
-    "fixed-offset": ("FO", PLACE),
-    "local": ("LO", PLACE),
-    "streaming": ("ST", PLACE),
-    "duplicate-token": ("DT", MATCH),
-    "induction": ("IN", MATCH),
-    "prefix-matching": ("PM", MATCH),
-    "copy-suppression": ("CS", MATCH),
-    "retrieval": ("RE", FETCH),
-    "sink": ("SI", REST),
-    "no-op": ("NO", REST),
-    "delimiter": ("DE", MARK),
-    "broad": ("BR", WIDE),
+    "previous-token": ("PT", SKY),
+    "fixed-offset": ("FO", SKY),
+    "local": ("LO", SKY),
+    "streaming": ("ST", SKY),
+    "duplicate-token": ("DT", ORANGE),
+    "induction": ("IN", ORANGE),
+    "prefix-matching": ("PM", ORANGE),
+    "copy-suppression": ("CS", ORANGE),
+    "retrieval": ("RE", VERMILLION),
+    "sink": ("SI", GREEN),
+    "no-op": ("NO", GREEN),
+    "delimiter": ("DE", PURPLE),
+    "broad": ("BR", YELLOW),
 }
-"""Short name and colour of every type."""
+"""Short name and colour of every type; types that look at the same kind of place share a colour."""
 NAMED = 12
 """With more heads per layer than this, cells hold short names."""
 
