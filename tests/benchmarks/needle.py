@@ -10,6 +10,9 @@ Times are those of the clock and, behind them, of the CPU, which other processes
 alone, at the speed of one large matrix product measured beside it; for decoding, the bytes of weights and cache at the
 speed of a matrix-vector product. Each peak of memory is measured in a process of its own on two of the prompts, above
 the model at rest.
+
+All but the planted heads are random. What they copy by chance differs from prompt to prompt, so rankings of different
+prompts agree in the planted heads only; those of both sides on the same prompts agree in all.
 """
 
 from __future__ import annotations
