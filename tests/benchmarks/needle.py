@@ -12,7 +12,7 @@ speed of a matrix-vector product. Each peak of memory is measured in a process o
 the model at rest.
 
 All but the planted heads are random. What they copy by chance differs from prompt to prompt, so rankings of different
-prompts agree in the planted heads only; those of both sides on the same prompts agree in all.
+prompts agree in the planted heads only; those of both sides on the same prompts agree far beyond these.
 """
 
 from __future__ import annotations
