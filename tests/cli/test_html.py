@@ -23,7 +23,7 @@ PAGES = {
     "in-context": (
         ("in-context", "--text", "TEXT", "--n", "4", "--early", "5", "--late", "20"), "loss at 20 minus", True
     ),
-    "retrieval": (("retrieval", "--method", "razor"), "Heads by razor attention", True),
+    "retrieval": (("retrieval", "--method", "needle", "--length", "60", "--depths", "2"), "needles: 6 prompts", True),
     "find-heads": (("find-heads", *TASK, "--n-prompts", "4", "--top", "1"), "by causal effect", True),
     "evaluate": (("evaluate", "--model", "WORDS", "--task", "ioi", "--n-prompts", "4"), "on held-out prompts", False),
     "catalogue": (
