@@ -22,6 +22,9 @@ from interp.results import TokenMap
 
 EPSILON = 1e-6
 
+SHARE = 20**2 / 4096
+"""Share of the squared norm in one dimension that a sink value of 20 means in the models of Kang et al."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisualSinks(Analyzer):
@@ -41,7 +44,7 @@ class VisualSinks(Analyzer):
         dims: the sink dimensions of the language model, such as 1415 and 2533 of LLaMA-2-7B (LLaVA-1.5-7B), 2100 and
             4743 of LLaMA-2-13B, 458 and 2570 of Qwen2-VL-7B. None: in every layer those in which a text token has a
             massive activation (`massive_mask`); a layer without any has NaN and no sinks.
-        tau: threshold.
+        tau: threshold; `tau_of(model)` is one that the model can reach.
 
     *Source*: Kang et al. 2025, arXiv 2503.03321. *Differences*: their code looks at layers from 2 on only, compares
     with the first prompt's sinks in every later prompt, and uses the 7B dimensions for 13B models.
@@ -57,10 +60,16 @@ class VisualSinks(Analyzer):
     def for_model(cls, model: Model | None) -> VisualSinks:
         if model is None:
             raise InputError(f"{cls.name} needs a model's image tokens. Use VisualSinks(image_tokens=...).")
-        return cls(image_tokens=image_tokens(model))
+        return cls(image_tokens=image_tokens(model), tau=tau_of(model))
 
     def reader(self, shape: Shape) -> _VisualSinks:
         return _VisualSinks(shape, self)
+
+
+def tau_of(model: Model) -> float:
+    """The published threshold 20; for a model too narrow for it, that of the same share of the squared norm."""
+    width: int = model.text_config.hidden_size
+    return VisualSinks.tau if VisualSinks.tau < math.sqrt(width) else math.sqrt(SHARE * width)
 
 
 def sink_values(residual: Float[Tensor, "*batch token d_model"], dims: Iterable[int]) -> Float[Tensor, "*batch token"]:
@@ -118,7 +127,7 @@ class _VisualSinks(OneTextReader):
         if self.parameters.tau >= math.sqrt(d_model):
             raise InputError(
                 f"tau={self.parameters.tau:g} cannot be reached: sink values end at {math.sqrt(d_model):.3g}, the root "
-                f"of the model's width {d_model}. Choose a smaller tau, such as {math.sqrt(0.0977 * d_model):.2g} for "
+                f"of the model's width {d_model}. Choose a smaller tau, such as {math.sqrt(SHARE * d_model):.2g} for "
                 "the share of the squared norm that 20 means at a width of 4096."
             )
         if dims is None:

@@ -152,7 +152,8 @@ def _table(found: HeadDistances, groups: HeadScores) -> Table:
     from interp.report import titled_table
 
     n_groups, n_texts = groups.notes["clusters"], found.notes["texts"]
-    table = titled_table(f"{n_groups} groups of heads that attend alike, {found.provenance.model}, {n_texts} texts")
+    texts = f"{n_texts} text{'s' * (n_texts != 1)}"
+    table = titled_table(f"{n_groups} groups of heads that attend alike, {found.provenance.model}, {texts}")
     for name in ("group", "silhouette", "from uniform"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("heads")

@@ -53,7 +53,10 @@ def sinks(
         list[int] | None,
         typer.Option("--dim", help="Sink dimension for visual sinks; can be repeated; found at text tokens without."),
     ] = None,
-    tau: Annotated[float, typer.Option("--tau", help="Sink value above which an image token is a visual sink.")] = 20.0,
+    tau: Annotated[
+        float | None,
+        typer.Option("--tau", help="Sink value of visual sinks; 20, or its equal in a model too narrow for it."),
+    ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Heads and tokens shown.")] = 5,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -73,7 +76,7 @@ def sinks(
     """
     from interp.analyzers.massive_activations import MassiveActivations, link_to_sinks
     from interp.analyzers.sinks import Sinks, SinkTokens
-    from interp.analyzers.visual_sinks import VisualSinks, image_tokens
+    from interp.analyzers.visual_sinks import VisualSinks, image_tokens, tau_of
     from interp.results import HeadScores, TokenMap
     from interp.scanning import scan
 
@@ -88,7 +91,8 @@ def sinks(
         images: dict[str, Any] = {}
         if image is not None:
             dims = None if dim is None else tuple(dim)
-            analyzers.append(VisualSinks(image_tokens=image_tokens(loaded), dims=dims, tau=tau))
+            threshold = tau_of(loaded) if tau is None else tau
+            analyzers.append(VisualSinks(image_tokens=image_tokens(loaded), dims=dims, tau=threshold))
             data, images = _with_image(loaded, text, image)
         results = scan(loaded, data, analyzers, progress=False, images=images)
     scores, tokens, massive = (results[name] for name in ("sinks", "sink-tokens", "massive-activations"))
@@ -260,7 +264,7 @@ def _visual(visual: TokenMap) -> Table:
         )
         share = f"{len(found)} ({_percent(len(found) / n_image)})"
         rows.append([f"L{layer}", share, str(len(notes["text_sinks"][layer])), largest, _listed(notes["dims"][layer])])
-    title = f"visual sinks among {n_image} image tokens (tau {notes['tau']:g})"
+    title = f"visual sinks among {n_image} image tokens (tau {notes['tau']:.3g})"
     return _table(title, ("layer", "image sinks", "text sinks", "largest image token", "dimensions"), rows)
 
 

@@ -127,7 +127,8 @@ def _table(found: HeadFeatures) -> Table:
     from interp.report import titled_table
     from interp.tables import number
 
-    table = titled_table(f"Features of attention graphs, {found.provenance.model}, {len(found.values)} texts")
+    texts = f"{len(found.values)} text{'s' * (len(found.values) != 1)}"
+    table = titled_table(f"Features of attention graphs, {found.provenance.model}, {texts}")
     table.add_column("feature", no_wrap=True)
     for name in ("uniform", "lowest", "", "highest", ""):
         table.add_column(name, justify="right", no_wrap=True)

@@ -123,5 +123,8 @@ def test_pictures_that_cannot_be_used(command: Command, circuit_directory: Path,
     assert code == 1 and "names no image token in its configuration" in err
     code, _, err = command("sinks", TEXT, "--model", vision_directory, "--image", __file__)
     assert code == 2 and "cannot be read as a picture" in err
-    code, _, err = command("sinks", "red", "--model", vision_directory, "--image", picture)
+    line = ("sinks", "red", "--model", vision_directory, "--image", picture, "--dim", "5", "--quiet")
+    code, _, err = command(*line, "--tau", "20")
     assert code == 2 and "tau=20 cannot be reached" in err
+    code, out, err = command(*line)  # without --tau, its equal at a width of 32
+    assert code == 0 and "(tau 1.77)" in out, err
