@@ -9,7 +9,7 @@ from torch import Tensor
 import interp
 from interp.analyzers import analyzer_named
 from interp.analyzers.analyzer import Shape
-from interp.analyzers.visual_sinks import VisualSinks, image_tokens, sink_values
+from interp.analyzers.visual_sinks import VisualSinks, image_tokens, sink_values, tau_of
 from interp.attention.rows import Stream
 from interp.errors import InputError, ModelNotSupported
 from interp.model.model import Inputs, Model
@@ -125,6 +125,10 @@ def test_refusals_say_what_to_do() -> None:
 
 
 def test_the_name_stands_for_the_models_own_image_tokens() -> None:
-    assert analyzer_named("visual-sinks", loaded("llava")) == VisualSinks(image_tokens=frozenset({IMAGE_TOKEN}))
+    model = loaded("llava")
+    expected = VisualSinks(image_tokens=frozenset({IMAGE_TOKEN}), tau=tau_of(model))
+    assert analyzer_named("visual-sinks", model) == expected
+    # 20 is 9.8 % of the squared norm at a width of 4096, and out of reach at 32.
+    assert tau_of(model) == pytest.approx(1.7678, abs=1e-4)
     with pytest.raises(InputError, match="needs a model's image tokens"):
         analyzer_named("visual-sinks")
