@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up everything they need; the other targets are for people who change the code.
-.PHONY: setup demo test test-fast check bench mini mini-b mini-vl checkpoints
+.PHONY: setup demo test test-fast check bench mini mini-b mini-vl mini-sinks checkpoints
 
 PYTHON ?= python3
 VENV := .venv
@@ -40,6 +40,9 @@ mini mini-b: setup
 
 mini-vl: setup
 	$(RUN)/python -m circuits.training.vision.train
+
+mini-sinks: setup
+	$(RUN)/python -m circuits.training.sinks.train
 
 # The models of the kept training steps, in checkpoints/MODEL/checkpoints/step-00100 and so on, for interp emergence.
 MODEL ?= mini

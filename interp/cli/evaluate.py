@@ -46,7 +46,8 @@ def evaluate(
 ) -> None:
     """Measure a model on held-out prompts of the tasks, beside chance and, for an embedded model, its card.
 
-    A model that takes images is measured on drawn scenes: questions, POPE and CHAIR.
+    A model that takes images is measured on drawn scenes: questions, POPE and CHAIR. mini-sinks is measured on the
+    text that it was made for: words brought back, loss above its floor, attention to the BOS.
 
     Example: interp evaluate --model mini --task ioi
     """
@@ -69,14 +70,21 @@ def evaluate(
 
 def _measure(loaded: Model, name: str, tasks: list[str] | None, n: int, seed: int) -> pd.DataFrame:
     from circuits.evaluate import evaluate as evaluate_text
+    from circuits.training.sinks.vocabulary import has_these_words
     from interp.errors import InputError
     from interp.paths import data_dir
 
     card = name if (data_dir() / "models" / name / "metrics.json").is_file() else None
-    if loaded.processor is None:
+    own_text = has_these_words(loaded.tokenizer)
+    if loaded.processor is None and not own_text:
         return evaluate_text(loaded.hf, loaded.tokenizer, n=n, seed=seed, tasks=tasks, card=card)
     if tasks is not None:
-        raise InputError(f"The tasks are texts, and {name} is measured on drawn scenes. Leave --task out.")
+        measured = "text of its own" if own_text else "drawn scenes"
+        raise InputError(f"The tasks are texts, and {name} is measured on {measured}. Leave --task out.")
+    if own_text:
+        from circuits.backcopy_evaluate import evaluate_backcopy
+
+        return evaluate_backcopy(loaded, n=n, seed=seed, card=card)
     from circuits.vision_evaluate import evaluate_vision
 
     return evaluate_vision(loaded.hf, loaded.processor, n=n, seed=seed, card=card)
