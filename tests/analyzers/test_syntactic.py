@@ -209,7 +209,7 @@ def test_the_baseline_has_an_interval_and_a_verdict(bert: Model, many: list[Sent
     frame = best_heads(found).set_index(["relation", "direction"])
     assert (frame["baseline_low"] <= frame["baseline"]).all() and (frame["baseline"] <= frame["baseline_high"]).all()
     det = frame.loc[("det", DIRECTIONS[0])]
-    assert (det["sentences"], det["arcs"], det["baseline"]) == (12, 12, 0.5)  # offsets 2 and 2... of two kinds
+    assert (det["sentences"], det["arcs"], det["baseline"]) == (12, 12, 1)  # every determiner two words before its noun
     amod = frame.loc[("amod", DIRECTIONS[0])]
     assert amod["verdict"] in ("open", "worse") and amod["baseline"] == 1  # no head can beat what is always right
     assert frame.loc[("advmod", DIRECTIONS[0]), "verdict"] == "too few"  # six sentences
