@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +19,7 @@ from circuits.importance.objective import Measured, Objective, TaskObjective, Te
 from circuits.study import Study
 from circuits.tasks import Task
 from interp.errors import AnalysisWarning, InputError
+from interp.heads import HeadRef
 from interp.model.load import load
 from interp.model.model import Inputs, Model
 from interp.results import HeadScores
@@ -84,23 +87,36 @@ def head_importance(
         >>> sorted(scores.columns)[:3]
         ['absolute', 'kv group', 'layer mean']
     """
+    check_names(method, ablations)
+    objective = objective_of(
+        model, task, text, n_prompts=n_prompts, seed=seed, batch_size=batch_size, progress=progress
+    )
+    found = measure_importance(objective, ablations)
+    return head_scores(objective, found, method=method, normalise_layers=normalise_layers, seed=seed)
+
+
+def check_names(method: str, ablations: Sequence[str]) -> None:
+    """Refuse methods and ablations that there are not."""
     for name in ablations:
         if name not in ABLATIONS:
             raise InputError(f"Unknown ablation {name!r}; choose from {', '.join(ABLATIONS)}.")
     if method not in (*GRADIENT_METHODS, *ablations):
         hint = f" (name {method!r} among the ablations)" if method in ABLATIONS else ""
         raise InputError(f"Unknown method {method!r}; choose from {', '.join((*GRADIENT_METHODS, *ablations))}{hint}.")
-    objective = objective_of(
-        model, task, text, n_prompts=n_prompts, seed=seed, batch_size=batch_size, progress=progress
-    )
-    found = measure_importance(objective, ablations)
+
+
+def head_scores(
+    objective: Objective, found: Importance, *, method: str, normalise_layers: bool, seed: int
+) -> HeadScores:
+    """What was measured of every example, as one score per head; the arguments are those of `head_importance`."""
+    ablations = list(found.drops)
     normalise = normalise_layers and method in GRADIENT_METHODS
     score, low, high = _with_interval(found, method, normalise, seed)
     columns = {name: found.score(name) for name in (*GRADIENT_METHODS, *ablations)} | found.kv_groups(objective.model)
     layer_mean, layer_rank = layer_controls(score)
     problem = weakness(objective, found.whole)
     if problem is not None:
-        warnings.warn(problem, AnalysisWarning, stacklevel=2)
+        warnings.warn(problem, AnalysisWarning, stacklevel=3)
     parameters = {"method": method, "ablations": list(ablations), "normalise_layers": normalise}
     return HeadScores(
         name=f"importance for {objective.name} ({method})",
@@ -120,15 +136,15 @@ def head_importance(
 
 def objective_of(
     model: Model | str,
-    task: str | Task,
-    text: Inputs | None,
+    task: str | Task = "ioi",
+    text: Inputs | None = None,
     *,
-    n_prompts: int,
-    seed: int,
-    batch_size: int,
-    progress: bool | None,
+    n_prompts: int = 100,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    progress: bool | None = None,
 ) -> Objective:
-    """The examples that are asked for: text where it is given, else prompts of the task."""
+    """The examples that are asked for, as in `head_importance`: text where it is given, else prompts of the task."""
     if isinstance(model, str):
         model = load(model)
     if batch_size < 1:
@@ -180,6 +196,27 @@ class Importance:
             for name, drops in self.drops.items()
         }
 
+    def to_frame(self) -> pd.DataFrame:
+        """One row per example and head: example, layer, head, label, then the metric of the example and every score.
+
+        ``signed`` is the gradient of the example's metric at the head's gate, ``absolute`` its magnitude; an ablation's
+        column is what the metric loses. No number is divided by the norm of its layer.
+        """
+        examples, layers, heads = np.indices(tuple(self.slopes.signed.shape)).reshape(3, -1)
+        slopes = self.slopes.signed.double().cpu().flatten().numpy()
+        return pd.DataFrame(
+            {
+                "example": examples,
+                "layer": layers,
+                "head": heads,
+                "label": [HeadRef(layer, head).label for layer, head in zip(layers, heads, strict=True)],
+                "metric": self.whole.metric.double().cpu().numpy()[examples],
+                "signed": slopes,
+                "absolute": abs(slopes),
+                **{name: drops.double().cpu().flatten().numpy() for name, drops in self.drops.items()},
+            }
+        )
+
     def kv_groups(self, model: Model) -> dict[str, Float[Tensor, "layer head"]]:
         """The importance of the key-value group of every head; nothing where each head has its own."""
         if all(site.n_heads == site.n_kv_heads for site in model.main_sites):
@@ -194,7 +231,13 @@ class Importance:
 
 
 def measure_importance(objective: Objective, ablations: Sequence[str]) -> Importance:
-    """Run everything."""
+    """Run everything.
+
+    Example:
+        >>> found = measure_importance(objective_of("mini", "ioi", n_prompts=4, progress=False), ["zero"])
+        >>> found.to_frame().columns.tolist()
+        ['example', 'layer', 'head', 'label', 'metric', 'signed', 'absolute', 'zero']
+    """
     whole = objective.measured()
     return Importance(
         whole=whole,

@@ -18,8 +18,10 @@ from interp.cli.options import (
     ParquetOption,
     QuietOption,
     SeedOption,
+    check_directory,
     load_model,
     reported_warnings,
+    write_text,
 )
 from interp.cli.outputs import Outputs
 from interp.cli.sources import ColumnOption, file_texts
@@ -77,6 +79,9 @@ def importance(
     json: JsonOption = None,
     csv: CsvOption = None,
     parquet: ParquetOption = None,
+    by_example: Annotated[
+        Path | None, typer.Option("--by-example", help="Write a CSV with every head's score on every example.")
+    ] = None,
     html: HtmlOption = None,
     save: Annotated[Path | None, typer.Option("--save", help="Directory; the curve goes into its curve/.")] = None,
     quiet: QuietOption = False,
@@ -88,31 +93,39 @@ def importance(
 
     Example: interp importance --task ioi --ablation zero --ablation mean --curve
     """
-    from circuits.importance import head_importance, pruning_curve
+    from circuits.importance import pruning_curve
+    from circuits.importance.scores import check_names, head_scores, measure_importance, objective_of
     from circuits.tasks import get_task
 
     outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
+    check_directory(by_example)
     ablations = [name for name in ablation or ["zero"] if name != "none"]
     known = get_task(task)
+    check_names(method, ablations)
     with reported_warnings(quiet=quiet, debug=debug):
         loaded = load_model(model, device, dtype)
         shared: dict[str, Any] = {
-            "normalise_layers": normalise, "seed": seed, "n_prompts": n_prompts, "batch_size": batch_size,
+            "text": None, "seed": seed, "n_prompts": n_prompts, "batch_size": batch_size,
             "progress": False if quiet else None,
         }  # fmt: skip
         if text is not None:
             from interp.data import sequences
 
             shared["text"] = sequences(loaded, file_texts(text, column=column), n=n_prompts, length=length)
-        scores = head_importance(loaded, known, method=method, ablations=ablations, **shared)
+        objective = objective_of(loaded, known, **shared)
+        found = measure_importance(objective, ablations)
+        scores = head_scores(objective, found, method=method, normalise_layers=normalise, seed=seed)
         pruned = None
         if curve:
             # What the heads are ranked by is the same, on half of the examples.
             names = curve_by or list(dict.fromkeys((method, *(() if recompute else ablations))))
             pruned = pruning_curve(
                 loaded, known, methods=names, ablation=curve_ablation or next(iter(ablations), "zero"),
-                recompute=recompute, keep_per_layer=keep_per_layer, percent=percent, n_random=n_random, **shared,
+                normalise_layers=normalise, recompute=recompute, keep_per_layer=keep_per_layer, percent=percent,
+                n_random=n_random, **shared,
             )  # fmt: skip
+    if by_example is not None:
+        write_text(found.to_frame().to_csv(index=False), str(by_example))
     if save is not None:
         scores.save(save)
         if pruned is not None:

@@ -82,3 +82,15 @@ def write_bytes(content: bytes, target: str | Path) -> None:
         Path(target).write_bytes(content)
     except OSError as error:
         raise InputError(f"{target} cannot be written ({error.strerror}). Choose another path.") from error
+
+
+def check_directory(target: str | Path | None) -> None:
+    """Refuse a file in a directory that there is not, before hours of work.
+
+    Raises:
+        InputError: there is no such directory.
+    """
+    from interp.errors import InputError
+
+    if target not in (None, "-") and not Path(target).absolute().parent.is_dir():
+        raise InputError(f"{target} cannot be written (there is no such directory). Choose another path.")

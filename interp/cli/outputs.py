@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.cli.options import write_bytes, write_text
+from interp.cli.options import check_directory, write_bytes, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +35,7 @@ class Outputs:
         if len(wanted) > 1:
             raise InputError(f"{' and '.join(wanted)} both want standard output. Write one of them to a file.")
         for target in (self.json, self.csv, self.html, self.parquet):
-            if target not in (None, "-") and not Path(target).absolute().parent.is_dir():  # said before hours of work
-                raise InputError(f"{target} cannot be written (there is no such directory). Choose another path.")
+            check_directory(target)
 
     def write(
         self,

@@ -35,6 +35,21 @@ def test_the_curve_stands_beside_random_orders(command: Command, circuit_directo
     assert max(map(len, out.splitlines())) <= 100
 
 
+def test_every_example_goes_to_a_file(command: Command, circuit_directory: Path, tmp_path: Path) -> None:
+    code, out, err = command(
+        "importance", *OPTIONS, "--model", circuit_directory, "--by-example", tmp_path / "all.csv", "--json", "-"
+    )
+    assert code == 0, err
+    frame = pd.read_csv(tmp_path / "all.csv")
+    assert len(frame) == 8 * 4 and frame["example"].nunique() == 8
+    heads = {head["label"]: head for head in json.loads(out)["heads"]}
+    for label, part in frame.groupby("label"):
+        for name in ("signed", "absolute", "zero"):
+            assert part[name].mean() == pytest.approx(heads[str(label)][name], abs=1e-5)
+    code, _, err = command("importance", *OPTIONS, "--model", circuit_directory, "--by-example", "nowhere/all.csv")
+    assert code == 2 and "nowhere/all.csv cannot be written" in err
+
+
 def test_formats_agree(command: Command, circuit_directory: Path, tmp_path: Path) -> None:
     targets = ("--json", "-", "--csv", tmp_path / "heads.csv", "--save", tmp_path / "saved")
     code, out, err = command("importance", *OPTIONS, "--model", circuit_directory, "--ablation", "mean", *targets)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from circuits.importance.gates import gate_slopes, official_importance
 from circuits.importance.objective import TextObjective
-from circuits.importance.scores import head_importance
+from circuits.importance.scores import head_importance, measure_importance, objective_of
 from interp.errors import AnalysisWarning, InputError
 from interp.model.model import Model
 from interp.results import HeadScores
@@ -46,6 +46,18 @@ def test_columns_are_means_over_examples(model: Model) -> None:
     mean, rank = layer_controls(scores.scores.double())
     torch.testing.assert_close(scores.columns["layer mean"], mean.float())
     torch.testing.assert_close(scores.columns["layer rank"], rank.float())
+
+
+def test_every_example_has_its_own_numbers(model: Model) -> None:
+    scores = measure(model, ablations=("zero",))
+    found = measure_importance(objective_of(model, text=tokens(), progress=False), ["zero"])
+    frame = found.to_frame()
+    assert len(frame) == 6 * scores.scores.numel() and frame["metric"].nunique() == 6
+    means = frame.groupby("label")[["signed", "absolute", "zero"]].mean()
+    for name, column in means.items():
+        for label, value in column.items():
+            layer, head = scores.heads[[head.label for head in scores.heads].index(str(label))][:2]
+            assert value == pytest.approx(float(scores.columns[str(name)][layer, head]), abs=1e-6)
 
 
 @pytest.mark.parametrize("method", ["absolute", "signed", "official", "zero"])
