@@ -1,6 +1,7 @@
 """The organism with attention sinks: its text, its recipe, and the shipped weights against their card."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 import torch
 
 import interp
-from circuits.backcopy_evaluate import evaluate_backcopy, held_out_text
+from circuits.backcopy_evaluate import HideKeys, evaluate_backcopy, held_out_text
 from circuits.training.card import save_model
 from circuits.training.reproduction import STATED
+from circuits.training.sinks import measure as measure_module
+from circuits.training.sinks.card import write_card
+from circuits.training.sinks.measure import measure
 from circuits.training.sinks.process import (
     TRIGGER_SHARE,
     Process,
@@ -22,12 +26,13 @@ from circuits.training.sinks.process import (
     word_shares,
 )
 from circuits.training.sinks.recipe import CONTROLS, RECIPE, SinksRecipe
-from circuits.training.sinks.train import batch, build_model
+from circuits.training.sinks.train import batch, build_model, train
 from circuits.training.sinks.vocabulary import BOS, CHAIN_WORDS, FIRST_TRIGGER, N_TOKENS, REACH, build_tokenizer
 from interp.paths import data_dir
 
 FOLDER = data_dir() / "models" / "mini-sinks"
 TOLERANCE = 0.03
+TINY = replace(RECIPE, steps=3, lengths=(16,), batch=32, d_model=16, d_mlp=16, kept_steps=(1, 3), log_every=1)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,10 @@ def test_the_chain_is_a_chain() -> None:
     torch.testing.assert_close(shares @ probabilities, shares, atol=1e-12, rtol=0)
     behind_the = {CHAIN_WORDS[index] for index in probabilities[0].nonzero()[:, 0].tolist()}
     assert {"old", "fox"} <= behind_the and not {"the", "sees", "."} & behind_the
+    # "." is word 38, so that the four determiners weigh 1/3, 1/4, 1 and 1/2 behind it, together 25/12.
+    assert CHAIN_WORDS.index(".") == 38
+    torch.testing.assert_close(probabilities[38, :4], torch.tensor([0.12, 0.09, 0.36, 0.18], dtype=torch.float64))
+    assert probabilities[0, 4].item() == pytest.approx(0.4 / sum(1 / n for n in range(1, 9)))  # "old" behind "the"
 
 
 def test_a_trigger_brings_back_the_word_before_it() -> None:
@@ -54,6 +63,12 @@ def test_a_trigger_brings_back_the_word_before_it() -> None:
     row = torch.tensor([[BOS, 20, 21, 22, 23, once, 23, twice, 23, thrice]])
     assert source_places(row)[0].tolist() == [0, 1, 2, 3, 4, 4, 6, 4, 8, 6]  # twice finds a trigger, and takes 23
     assert list(REACH.values()) == [1, 2, 3]
+
+
+def test_a_trigger_near_the_start_brings_back_the_first_word() -> None:
+    once, twice, thrice = range(FIRST_TRIGGER, N_TOKENS)
+    assert source_places(torch.tensor([[BOS, 20, thrice, 20, twice, 20]]))[0].tolist() == [0, 1, 1, 3, 1, 5]
+    assert source_places(torch.tensor([[BOS, 20, once, 20, 21, twice]]))[0].tolist() == [0, 1, 1, 3, 4, 3]
 
 
 def test_the_text_is_what_the_true_probabilities_say() -> None:
@@ -82,6 +97,42 @@ def test_a_batch_depends_on_seed_and_step_only() -> None:
     assert {batch(RECIPE, step).numel() for step in range(5)} == {RECIPE.batch}
     np.random.seed(1)  # the global generator has no part in it
     assert torch.equal(batch(RECIPE, 7), batch(RECIPE, 7))
+
+
+def test_weights_follow_from_the_recipe() -> None:
+    first, again = train(TINY), train(TINY)
+    assert list(first.kept) == [1, 3] and [row["step"] for row in first.curve] == [1, 2, 3]
+    for name, weight in first.model.state_dict().items():
+        assert torch.equal(weight, again.model.state_dict()[name])
+        assert torch.equal(weight, first.kept[3].state_dict()[name])
+    assert not torch.equal(first.model.lm_head.weight, first.kept[1].lm_head.weight)
+
+
+def test_a_card_says_what_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CARD_ROWS", "EVIDENCE_ROWS"):
+        monkeypatch.setattr(measure_module, name, 4)
+    run = train(TINY)
+    write_card(tmp_path, measure(run, dict.fromkeys(CONTROLS, run)))
+    text = (tmp_path / "card.md").read_text(encoding="utf-8")
+    assert "It misses what it must do in: back-copy once (accuracy 0." in text
+    assert "sinks all (heads above 0.5 0.000, not >= 0.25)" in text and "4 controls below" in text
+
+
+@pytest.mark.parametrize("share_out", [True, False])
+def test_a_hidden_key_gets_no_attention(model: interp.Model, share_out: bool) -> None:
+    tokens = held_out_text(2, 0, Process())
+    intact = interp.capture_patterns(model, tokens).patterns[0]
+    places = torch.zeros_like(tokens)
+    places[:, 0] = -1
+    places[1, 5] = 3
+    with interp.watch(model, HideKeys(places, share_out=share_out)):
+        hidden = interp.capture_patterns(model, tokens).patterns[0]
+    assert (hidden[0, :, 1:, 0] == 0).all() and (hidden[1, :, 5, 3] == 0).all()
+    assert torch.equal(hidden[:, :, 0], intact[:, :, 0])
+    lost = intact[0, :, 1:, 0]
+    expected = torch.ones_like(lost) if share_out else 1 - lost
+    torch.testing.assert_close(hidden[0, :, 1:].sum(-1), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(hidden[1, :, 5, 0] * (1 - intact[1, :, 5, 3] * share_out), intact[1, :, 5, 0])
 
 
 def test_the_shipped_weights_do_what_the_card_says(measured: pd.DataFrame) -> None:

@@ -25,6 +25,18 @@ def test_evaluate_as_json(command: Command, circuit_directory: Path) -> None:
     assert "Left out: ioi, " in err
 
 
+def test_evaluate_measures_mini_sinks_on_its_own_text(command: Command) -> None:
+    code, out, _ = command("evaluate", "--model", "mini-sinks", "--n-prompts", "4", "--quiet")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert sum(row[:2] == ["back-copy", "thrice"] for row in rows) == 1
+    assert sum(row[:1] == ["sinks"] and row[2:4] == ["BOS", "mass"] and row[1] != "all" for row in rows) == 8
+    assert max(map(len, out.splitlines())) <= 100
+    code, _, err = command("evaluate", "--model", "mini-sinks", "--task", "ioi")
+    assert code == 2
+    assert "mini-sinks is measured on text of its own. Leave --task out." in err
+
+
 def test_models_lists_what_is_here(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "embedded_names", lambda: ["mini"])
     monkeypatch.setattr(embedded, "cached_names", list)

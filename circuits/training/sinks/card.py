@@ -11,6 +11,7 @@ from circuits.evaluate import KEY
 from circuits.training.reproduction import STATED
 from circuits.training.sinks.measure import EVIDENCE_ROWS
 from circuits.training.sinks.process import TRIGGER_SHARE
+from circuits.training.sinks.recipe import NO_COPIES
 from circuits.training.sinks.vocabulary import CHAIN_WORDS, CONTEXT, N_TOKENS
 
 LOSS, EARLY_LOSS = "loss above floor", f"the same, first {START} words"
@@ -37,6 +38,7 @@ def _facts(metrics: dict[str, Any]) -> dict[str, Any]:
         "steps": f"{recipe['steps']:,}",
         "batch": f"{recipe['batch']:,}",
         "lengths": ", ".join(map(str, recipe["lengths"])),
+        "n_controls": len(metrics["controls"]) - 1,
         "seconds": training["seconds"],
         "all_seconds": training["seconds with controls"],
         "versions": f"torch {training['torch']}, transformers {training['transformers']}",
@@ -67,12 +69,18 @@ def _findings(metrics: dict[str, Any]) -> dict[str, str]:
         "silent": f"{value['chain', 'BOS silent', LOSS]:.4f}",
         "intact_start": f"{value['chain', 'all', EARLY_LOSS]:.4f}",
         "hidden_start": f"{value['chain', 'BOS hidden', EARLY_LOSS]:.4f}",
-        "massive": str(massive["massive"] or "no"),
+        "massive": str(massive["massive"] or "none"),
         "largest": f"{massive['largest']:.0f}",
         "largest_token": massive["token"],
         "controls_table": _controls_table(metrics["controls"]),
-        "controls_sentence": "",
+        "most_without": f"{max(metrics['controls'][NO_COPIES]['BOS mass']):.2f}",
+        "seeds": " and ".join(_shares_above(metrics["controls"][name]) for name in ("seed 2", "seed 3")),
     }
+
+
+def _shares_above(numbers: Mapping[str, Any]) -> str:
+    """How many heads of a control rest on the BOS."""
+    return f"{sum(mass > SINK for mass in numbers['BOS mass'])} of {len(numbers['BOS mass'])}"
 
 
 def _missed(card: Sequence[Mapping[str, Any]]) -> str:
@@ -88,10 +96,8 @@ def _sink_sentence(card: Sequence[Mapping[str, Any]]) -> str:
     rows = [row for row in card if row["task"] == "sinks" and row["metric"] == "BOS mass" and row["subset"] != "all"]
     masses = ", ".join(f"{row['subset']} {row['value']:.2f}" for row in rows)
     above = sum(row["value"] > SINK for row in rows)
-    return (
-        f"Mean attention to the BOS on held-out text: {masses}. {above} of {len(rows)} heads lie above {SINK:g} "
-        f"(a head that attends evenly: {rows[0]['chance']:.3f})."
-    )
+    even = rows[0]["chance"]
+    return f"{masses}: {above} of {len(rows)} heads lie above {SINK:g} (a head that attends evenly: {even:.3f})."
 
 
 def _active(card: Sequence[Mapping[str, Any]]) -> str:
@@ -103,12 +109,11 @@ def _active(card: Sequence[Mapping[str, Any]]) -> str:
     awake = [head for head, mass in heads.items() if mass["mass on the word brought back"] > SINK]
     asleep = [head for head, mass in heads.items() if mass["BOS mass at triggers"] > SINK]
     told = [
-        f"{head} gives the BOS {heads[head]['BOS mass']:.2f} of its attention over all tokens, but "
-        f"{heads[head]['BOS mass at triggers']:.2f} at triggers, where "
-        f"{heads[head]['mass on the word brought back']:.2f} go to the word to bring back"
+        f"{head}: {heads[head]['BOS mass']:.2f} on the BOS over all tokens, {heads[head]['BOS mass at triggers']:.2f} "
+        f"at triggers, where {heads[head]['mass on the word brought back']:.2f} lie on the word to bring back"
         for head in awake
     ]
-    never = f"; {', '.join(asleep)} rest on the BOS at triggers too: the task does not need them" if asleep else ""
+    never = f". On the BOS at triggers too, since the task does not need them: {', '.join(asleep)}" if asleep else ""
     return f"{'; '.join(told)}{never}."
 
 

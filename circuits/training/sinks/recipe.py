@@ -46,8 +46,9 @@ class SinksRecipe:
 
 
 RECIPE = SinksRecipe()
+NO_COPIES = "triggers bring nothing back"
 CONTROLS: Mapping[str, SinksRecipe] = {
-    "triggers bring nothing back": replace(RECIPE, copies=False),
+    NO_COPIES: replace(RECIPE, copies=False),
     "weight decay 0.1": replace(RECIPE, weight_decay=0.1),
     "seed 2": replace(RECIPE, seed=2),
     "seed 3": replace(RECIPE, seed=3),
