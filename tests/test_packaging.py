@@ -59,6 +59,7 @@ def test_the_wheel_holds_the_packages_the_data_and_the_markers(wheel: Path) -> N
     for package in ("interp", "probes", "circuits"):
         assert f"{package}/__init__.py" in names
         assert f"{package}/py.typed" in names
+    assert {f"interp/report/page.{kind}" for kind in ("css", "js", "html.jinja")} <= set(names)
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"interp", "probes", "circuits"}
 
