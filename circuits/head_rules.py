@@ -274,7 +274,7 @@ def judge(condition: Condition, given: Evidence) -> Judgement:
         verdict=verdict,
         threshold=sign * threshold,
         confidence=confidence.masked_fill(error.isnan(), torch.nan),
-        progress=(score - start) / (threshold - start),
+        progress=((score - start) / (threshold - start)).where(threshold > start, (score > start).to(score.dtype)),
     )
 
 

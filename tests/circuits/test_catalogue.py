@@ -101,6 +101,8 @@ def test_confidence_is_that_of_a_normal_mean() -> None:
     assert float(judge(condition, given(0.5, 0.5, 0.5)).confidence) == 1
     assert math.isnan(float(judge(condition, given(0.5, math.nan, math.nan)).confidence))
     assert float(judge(condition, given(0.25, 0.2, 0.3)).progress) == pytest.approx(0.5)
+    # Where chance itself passes the threshold (a short text), what is below chance has gone no part of the way.
+    assert [float(judge(condition, given(score, 0, 1, 0.46)).progress) for score in (0.3, 0.45, 0.5)] == [0, 0, 1]
 
 
 def scores(value: float, error: float | None, provenance: Provenance, column: float = 0.0) -> HeadScores:
