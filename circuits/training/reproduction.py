@@ -48,11 +48,12 @@ def _compared(both: pd.DataFrame) -> tuple[list[str], bool]:
     is_share = both["value"].between(0, 1) & both["card_value"].between(0, 1)
     allowed = both["card_value"].abs().mul(OTHER_TOLERANCE).where(~is_share, SHARE_TOLERANCE)
     off = both.loc[~(difference <= allowed)]
-    lines = [
-        f"{len(both)} numbers beside the card's: shares differ by at most {difference[is_share].max():.3f} (allowed "
-        f"{SHARE_TOLERANCE:g}), others by at most {(difference / both['card_value'].abs())[~is_share].max():.1%} "
-        f"(allowed {OTHER_TOLERANCE:.0%})."
-    ]
+    line = f"{len(both)} numbers beside the card's: shares differ by at most {difference[is_share].max():.3f}"
+    line += f" (allowed {SHARE_TOLERANCE:g})"
+    if not is_share.all():
+        relative = (difference / both["card_value"].abs())[~is_share].max()
+        line += f", others by at most {relative:.1%} (allowed {OTHER_TOLERANCE:.0%})"
+    lines = [f"{line}."]
     lines += [
         f"out of tolerance: {' '.join(row[column] for column in KEY)} is {row['value']:.3f}, the card says "
         f"{row['card_value']:.3f}"

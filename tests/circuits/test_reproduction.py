@@ -24,6 +24,13 @@ def test_the_shipped_numbers_agree_with_themselves(metrics: dict[str, Any]) -> N
     assert line.startswith(f"{len(metrics['card'])} numbers beside the card's: shares differ by at most 0.000 (allowed")
 
 
+def test_a_card_of_shares_alone_tells_of_shares_alone() -> None:
+    shipped = json.loads((data_dir() / "models" / "mini-sinks" / "metrics.json").read_text(encoding="utf-8"))
+    (line,), agrees = compare_with_card("mini-sinks", shipped)
+    assert agrees
+    assert line == f"{len(shipped['card'])} numbers beside the card's: shares differ by at most 0.000 (allowed 0.05)."
+
+
 @pytest.mark.parametrize(
     ("task", "metric", "change", "agrees"),
     [
