@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import sys
 import tempfile
 import time
 from contextlib import nullcontext
@@ -21,7 +20,7 @@ from circuits.training.checkpoint import load_checkpoint, save_checkpoint
 from circuits.training.head_price import writing_heads
 from circuits.training.mixture import KINDS, Mixture
 from circuits.training.recipe import RECIPES, Recipe
-from circuits.training.reproduction import compare_with_card
+from circuits.training.reproduction import close, compare_with_card
 from circuits.training.tokenizer import build_tokenizer
 from interp.paths import data_dir
 
@@ -162,15 +161,13 @@ def main() -> None:
     work = arguments.work or Path(tempfile.gettempdir()) / f"interp-{arguments.name}"
     model, tokenizer, progress = train(recipe, work, stop_at=arguments.steps)
     metrics = measure(arguments.name, recipe, model, tokenizer, progress)
-    findings, agrees = compare_with_card(arguments.name, metrics)
+    compared = compare_with_card(arguments.name, metrics, whole=progress["step"] == recipe.steps)
     save_model(out, model, tokenizer)
     write_card(out, metrics)
     if progress["step"] == recipe.steps:
         notes = {"recipe": arguments.name, "seed": recipe.seed}
         write_emergence(out, measure_emergence(work / "checkpoints", name=arguments.name, notes=notes, device="cpu"))
-    log.info("\n".join([*findings, f"saved to {out}"]))
-    if not agrees:
-        sys.exit(1)
+    close(out, compared)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Does a model that was trained again do what its card says?"""
 
 import json
+import logging
+import sys
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,7 +24,10 @@ STATED = (
 """The sentence on the tolerance in the cards."""
 
 
-def compare_with_card(name: str, metrics: dict[str, Any]) -> tuple[list[str], bool]:
+log = logging.getLogger("circuits.training")
+
+
+def compare_with_card(name: str, metrics: dict[str, Any], *, whole: bool = True) -> tuple[list[str], bool]:
     """What to tell about a model trained again, and whether it is within the tolerance that the card states.
 
     The same machine and versions give the same weights, since one thread sums in one order; another processor rounds
@@ -31,7 +37,10 @@ def compare_with_card(name: str, metrics: dict[str, Any]) -> tuple[list[str], bo
     Arguments:
         name: of the embedded model; the card is the one in `data/models`.
         metrics: what `metrics.json` would hold of the new model.
+        whole: whether the run went to the recipe's last step; a trial is not compared.
     """
+    if not whole:
+        return ["The run was stopped before its last step, so the numbers were not compared."], True
     path = data_dir() / "models" / name / "metrics.json"
     if not path.is_file():
         return [f"{name} has no card yet, so nothing was compared."], True
@@ -40,6 +49,14 @@ def compare_with_card(name: str, metrics: dict[str, Any]) -> tuple[list[str], bo
         return [f"The recipe is not the one of the card of {name}, so the numbers were not compared."], True
     both = pd.DataFrame(metrics["card"]).merge(card_values(name).drop(columns="threshold"), on=KEY, how="outer")
     return _compared(both)
+
+
+def close(out: Path, compared: tuple[list[str], bool]) -> None:
+    """Tell how a saved model compares with its card; exit with 1 where it is out of tolerance."""
+    findings, agrees = compared
+    log.info("\n".join([*findings, f"saved to {out}"]))
+    if not agrees:
+        sys.exit(1)
 
 
 def _compared(both: pd.DataFrame) -> tuple[list[str], bool]:

@@ -1,11 +1,13 @@
 """A model that was trained again is held against the card of the shipped one."""
 
 import json
+import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from circuits.training.reproduction import OTHER_TOLERANCE, SHARE_TOLERANCE, STATED, compare_with_card
+from circuits.training.reproduction import OTHER_TOLERANCE, SHARE_TOLERANCE, STATED, close, compare_with_card
 from interp.paths import data_dir
 
 
@@ -67,6 +69,21 @@ def test_another_recipe_is_not_compared(metrics: dict[str, Any]) -> None:
 
 def test_a_new_model_has_no_card(metrics: dict[str, Any]) -> None:
     assert compare_with_card("new", metrics) == (["new has no card yet, so nothing was compared."], True)
+
+
+def test_a_trial_is_not_compared(metrics: dict[str, Any]) -> None:
+    metrics["card"] = []
+    (line,), agrees = compare_with_card("mini", metrics, whole=False)
+    assert agrees and line == "The run was stopped before its last step, so the numbers were not compared."
+
+
+def test_a_card_that_is_not_reproduced_ends_with_1(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    close(tmp_path, (["fine"], True))
+    with pytest.raises(SystemExit) as stopped:
+        close(tmp_path, (["out of tolerance: ioi"], False))
+    assert stopped.value.code == 1
+    assert caplog.messages == [f"fine\nsaved to {tmp_path}", f"out of tolerance: ioi\nsaved to {tmp_path}"]
 
 
 def test_the_cards_state_the_tolerance() -> None:

@@ -3,7 +3,6 @@
 import argparse
 import copy
 import logging
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from circuits.backcopy_evaluate import ROW_TOKENS, held_out_text
 from circuits.emergence import measure_emergence, write_emergence
 from circuits.training.card import save_model
-from circuits.training.reproduction import compare_with_card
+from circuits.training.reproduction import close, compare_with_card
 from circuits.training.sinks.card import write_card
 from circuits.training.sinks.measure import NAME, Run, measure
 from circuits.training.sinks.process import Process
@@ -96,7 +95,7 @@ def main() -> None:
         log.info("control: %s", name)
         controls[name] = train(recipe)
     metrics = measure(run, controls)
-    findings, agrees = compare_with_card(NAME, metrics)
+    compared = compare_with_card(NAME, metrics)
     save_model(arguments.out, run.model, build_tokenizer())
     write_card(arguments.out, metrics)
     curves = measure_emergence(
@@ -109,9 +108,7 @@ def main() -> None:
         notes={"recipe": NAME, "seed": RECIPE.seed},
     )
     write_emergence(arguments.out, curves)
-    log.info("\n".join([*findings, f"saved to {arguments.out}"]))
-    if not agrees:
-        sys.exit(1)
+    close(arguments.out, compared)
 
 
 if __name__ == "__main__":
