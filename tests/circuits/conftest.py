@@ -1,8 +1,26 @@
-"""Tokenizers of the kinds that the task generators must cope with."""
+"""Models that tests share, and tokenizers of the kinds that the task generators must cope with."""
+
+from pathlib import Path
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+import interp
+from interp.model.model import Model
+from tests.hand_weighted import induction_model, letters_tokenizer
+
+
+@pytest.fixture(scope="module")
+def circuit(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The induction circuit set by hand."""
+    return interp.load(induction_model(), letters_tokenizer(tmp_path_factory.mktemp("letters")))
+
+
+@pytest.fixture(scope="module")
+def stories(stories260k: Path) -> Model:
+    """A small model trained by others."""
+    return interp.load(stories260k)
 
 
 @pytest.fixture(scope="session")

@@ -40,16 +40,6 @@ from tests.hand_weighted import INDUCTION_HEAD, PREVIOUS_TOKEN_HEAD, induction_m
 from tests.tiny_models import tiny_llama
 
 
-@pytest.fixture(scope="module")
-def circuit(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return interp.load(induction_model(), letters_tokenizer(tmp_path_factory.mktemp("letters")))
-
-
-@pytest.fixture(scope="module")
-def stories(stories260k: Path) -> Model:
-    return interp.load(stories260k)
-
-
 def architecture(name: str) -> Model:
     return interp.load(next(row for row in ARCHITECTURES if row.name == name).build())
 

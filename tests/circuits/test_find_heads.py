@@ -16,13 +16,8 @@ from interp.interventions.scale_heads import ScaleHeads
 from interp.model.model import Model
 from interp.results import HeadScores
 from interp.stimuli import repeated_tokens
-from tests.hand_weighted import INDUCTION_HEAD, PREVIOUS_TOKEN_HEAD, induction_model, letters_tokenizer
+from tests.hand_weighted import INDUCTION_HEAD, PREVIOUS_TOKEN_HEAD
 from tests.tiny_models import tiny_llama
-
-
-@pytest.fixture(scope="module")
-def circuit(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return interp.load(induction_model(), letters_tokenizer(tmp_path_factory.mktemp("letters")))
 
 
 @pytest.fixture(scope="module")

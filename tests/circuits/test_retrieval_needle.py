@@ -13,7 +13,7 @@ from circuits.retrieval.haystack import token_span
 from interp.errors import InputError
 from interp.interventions.ablate_heads import ablate_heads
 from interp.model.model import Model
-from tests.hand_weighted import INDUCTION_HEAD, N_HEADS, induction_model, letters_tokenizer
+from tests.hand_weighted import INDUCTION_HEAD, N_HEADS, letters_tokenizer
 from tests.tiny_models import tiny_llama
 
 WHO = ("Tom", "Lily", "The dog", "A bird", "Mom", "The little girl")
@@ -24,16 +24,6 @@ def story(n_sentences: int = 120, seed: int = 0) -> str:
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(6, (n_sentences, 2), generator=generator).tolist()
     return " ".join(f"{WHO[who]} {DID[did]}." for who, did in draws)
-
-
-@pytest.fixture(scope="module")
-def stories(stories260k: Path) -> Model:
-    return interp.load(stories260k)
-
-
-@pytest.fixture(scope="module")
-def circuit(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return interp.load(induction_model(), letters_tokenizer(tmp_path_factory.mktemp("letters")))
 
 
 @pytest.fixture(scope="module")

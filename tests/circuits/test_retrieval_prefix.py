@@ -1,7 +1,5 @@
 """Prompts that begin alike: what is taken from the cache equals what would have been computed."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -14,11 +12,6 @@ from circuits.retrieval.prefix import ROOM, RoomyLayer, SharedPrefix, shared_ord
 from interp.model.model import Model
 from tests.circuits.test_retrieval_needle import story
 from tests.tiny_models import tiny_llama
-
-
-@pytest.fixture(scope="module")
-def stories(stories260k: Path) -> Model:
-    return interp.load(stories260k)
 
 
 def test_prompts_share_the_haystack_before_the_needle(stories: Model) -> None:

@@ -19,11 +19,6 @@ from tests.circuits.test_retrieval_needle import story
 from tests.hand_weighted import induction_model, letters_tokenizer
 
 
-@pytest.fixture(scope="module")
-def stories(stories260k: Path) -> Model:
-    return interp.load(stories260k)
-
-
 def test_mass_minus_null_mass_is_the_score() -> None:
     real = torch.tensor([[0.1, 0.2, 0.0, 0.05]])
     null = torch.tensor([[0.05, 0.05, 0.0, 0.05]])

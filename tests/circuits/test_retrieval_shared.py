@@ -1,13 +1,11 @@
 """Needles that share a haystack: where they stand, that sharing changes no score, and what is refused."""
 
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-import interp
 from circuits.retrieval import (
     NEEDLES,
     Needle,
@@ -23,22 +21,12 @@ from interp.errors import InputError
 from interp.model.model import Model
 from interp.provenance import hash_prompts
 from tests.circuits.test_retrieval_needle import slow_scores, story
-from tests.hand_weighted import INDUCTION_HEAD, N_HEADS, induction_model, letters_tokenizer
+from tests.hand_weighted import INDUCTION_HEAD, N_HEADS
 from tests.tiny_models import tiny_llama
 
 STONE = Needle(text="The key of the door is under the red stone.", question="Where?", answer="under the red stone")
 LAKE = Needle(text="The boat of the man swims on the blue lake.", question="What swims?", answer="on the blue lake")
 TEMPLATE = "{context}\nQuestion: {question} Answer: {answer}"
-
-
-@pytest.fixture(scope="module")
-def stories(stories260k: Path) -> Model:
-    return interp.load(stories260k)
-
-
-@pytest.fixture(scope="module")
-def circuit(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return interp.load(induction_model(), letters_tokenizer(tmp_path_factory.mktemp("letters")))
 
 
 @pytest.fixture(scope="module")
