@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from jaxtyping import Float
@@ -33,7 +34,8 @@ class RetrievalData:
 
     Attributes:
         haystack: a long text; None for random tokens.
-        prompts: needles in that text, at several depths and lengths.
+        needles: hidden in a haystack of text; `n_needles` among random tokens.
+        lengths, depths, shared: of the prompts.
         window: sinks and recent keys for the methods that have them; empty for each method's own.
         scoring: of the needle protocol.
         steps, learning_rate: of the optimised gates.
@@ -45,7 +47,10 @@ class RetrievalData:
     model: Model
     haystack: str | None
     needles: Sequence[Needle]
-    prompts: list[NeedlePrompt]
+    n_needles: int
+    lengths: Sequence[int]
+    depths: Sequence[float]
+    shared: bool
     window: Mapping[str, int]
     scoring: Scoring
     steps: int
@@ -54,6 +59,14 @@ class RetrievalData:
     probes: int
     seed: int
     progress: bool | None
+
+    @cached_property
+    def prompts(self) -> list[NeedlePrompt]:
+        """Needles in the haystack, built for the first method that reads them: some models have no room for any."""
+        places: dict[str, Any] = {"lengths": self.lengths, "depths": self.depths, "shared": self.shared}
+        if self.haystack is None:
+            return random_needle_prompts(self.model, n_needles=self.n_needles, seed=self.seed, **places)
+        return needle_prompts(self.model, self.haystack, self.needles, **places)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -80,7 +93,7 @@ def retrieval_heads(
     seed: int = 0,
     progress: bool | None = None,
 ) -> dict[str, HeadScores]:
-    """Score the heads of a model by several methods on the same needles.
+    """Score the heads of a model by several methods, on the same needles where they read any.
 
     Arguments:
         methods: names out of `METHODS`.
@@ -101,7 +114,8 @@ def retrieval_heads(
         By method, in the order given. `agreement(rankings(...))` compares them.
 
     Raises:
-        InputError: an unknown method, or what the methods themselves refuse.
+        InputError: an unknown method, or what the methods themselves refuse, such as prompts with no room for needles
+            ("razor" and "qrhead" read no such prompts).
     """
     check_language_model(model)
     unknown = [name for name in methods if name not in METHODS]
@@ -111,20 +125,13 @@ def retrieval_heads(
         raise InputError(
             f"{n_needles} random needles were asked for, but the haystack is a text. Leave out one of the two."
         )
-    places = _places(depths)
     if lengths is None:
         longest = min(model.n_ctx or LONGEST, LONGEST) - ANSWER_ROOM
         lengths = [longest // 4, longest // 2, longest]
-    if haystack is None:
-        count = len(needles) if n_needles is None else n_needles
-        prompts = random_needle_prompts(
-            model, lengths=lengths, depths=places, n_needles=count, shared=shared, seed=seed
-        )
-    else:
-        prompts = needle_prompts(model, haystack, needles, lengths=lengths, depths=places, shared=shared)
     window = {name: size for name, size in (("sink", sink), ("recent", recent)) if size is not None}
     data = RetrievalData(
-        model=model, haystack=haystack, needles=needles, prompts=prompts, window=window, scoring=scoring, steps=steps,
+        model=model, haystack=haystack, needles=needles, n_needles=len(needles) if n_needles is None else n_needles,
+        lengths=lengths, depths=_places(depths), shared=shared, window=window, scoring=scoring, steps=steps,
         learning_rate=learning_rate, penalty=penalty, probes=probes, seed=seed, progress=progress,
     )  # fmt: skip
     return {name: METHODS[name](data) for name in methods}

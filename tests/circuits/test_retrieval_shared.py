@@ -1,6 +1,7 @@
 """Needles that share a haystack: where they stand, that sharing changes no score, and what is refused."""
 
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from circuits.retrieval import (
     needle_heads,
     needle_prompts,
     random_needle_prompts,
+    razor_heads,
     retrieval_heads,
 )
 from circuits.retrieval.needles import turns
@@ -21,7 +23,7 @@ from interp.errors import InputError
 from interp.model.model import Model
 from interp.provenance import hash_prompts
 from tests.circuits.test_retrieval_needle import slow_scores, story
-from tests.hand_weighted import INDUCTION_HEAD, N_HEADS
+from tests.hand_weighted import INDUCTION_HEAD, N_HEADS, letters_tokenizer
 from tests.tiny_models import tiny_llama
 
 STONE = Needle(text="The key of the door is under the red stone.", question="Where?", answer="under the red stone")
@@ -166,3 +168,12 @@ def test_what_leaves_no_room_is_refused(circuit: Model, stories: Model) -> None:
         random_needle_prompts(circuit, lengths=[60], n_needles=0)
     with pytest.raises(InputError, match="Choose other lengths"):
         needle_prompts(stories, story(), NEEDLES, lengths=[120], shared=True)
+
+
+def test_methods_that_read_no_needles_need_no_room_for_them(tmp_path: Path) -> None:
+    model = tiny_llama(tokenizer=letters_tokenizer(tmp_path, n_tokens=12))
+    for haystack in (None, "w1 w2 w3"):
+        found = retrieval_heads(model, ["razor"], haystack=haystack, seed=3, progress=False)
+        assert torch.equal(found["razor"].scores, razor_heads(model, seed=3).scores)
+    with pytest.raises(InputError, match="11 ordinary tokens leave no room for 1 needles"):
+        retrieval_heads(model, ["razor", "needle"], progress=False)

@@ -9,6 +9,8 @@ import pytest
 from circuits.retrieval import Agreement
 from interp.results import HeadScores
 from tests.cli.conftest import Command
+from tests.hand_weighted import letters_tokenizer
+from tests.tiny_models import tiny_llama
 
 OPTIONS = ("--method", "needle", "--method", "razor", "--length", "60", "--depths", "2", "--quiet")
 
@@ -69,6 +71,15 @@ def test_random_needles_share_a_haystack_at_chosen_depths(command: Command, circ
     instances = methods["needle"]["notes"]["instances"]
     assert [one["hidden"] for one in instances] == [2] * 4
     assert sorted(round(one["depth"], 1) for one in instances) == [0.2, 0.2, 1, 1]
+
+
+def test_razor_needs_no_words_for_needles(command: Command, tmp_path: Path) -> None:
+    tiny_llama(tokenizer=letters_tokenizer(tmp_path, n_tokens=12)).hf.save_pretrained(tmp_path)
+    line = ("retrieval", "--model", tmp_path, "--quiet", "--method", "razor")
+    code, out, err = command(*line)
+    assert (code, err) == (0, "") and out.startswith("Heads by razor attention") and "L1H3" in out
+    code, out, err = command(*line, "--method", "distant-mass")
+    assert (code, out) == (2, "") and "11 ordinary tokens leave no room" in err and err.count("\n") == 1
 
 
 def test_options_of_duo_attention(command: Command, circuit_directory: Path) -> None:
