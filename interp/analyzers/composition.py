@@ -11,7 +11,7 @@ from torch import Tensor
 from transformer_lens.FactoredMatrix import FactoredMatrix
 
 from interp.analyzers.head_weights import HeadWeights, head_weights, weights_provenance
-from interp.errors import InputError
+from interp.errors import InputError, ModelNotSupported
 from interp.head_pairs import HeadPairs
 from interp.model.model import Model
 from interp.results import HeadScores
@@ -43,11 +43,16 @@ def composition(model: Model, mode: Mode) -> HeadPairs:
 
     Raises:
         InputError: no such mode.
-        ModelNotSupported: see `head_weights`.
+        ModelNotSupported: see `head_weights`; or attention in one layer only.
     """
     if mode not in get_args(Mode):
         raise InputError(f"There is no composition {mode!r}. Choose from {', '.join(get_args(Mode))}.")
     weights = head_weights(model)
+    if len(weights.layers) < 2:
+        raise ModelNotSupported(
+            f"{model.name} has attention in one layer only, so no head reads what an earlier one writes. Composition "
+            "needs a model of two layers or more."
+        )
     left, right = factors(weights, mode)
     scores, z = composition_scores(left, right)
     n_layers, n_heads = model.n_layers, model.n_heads
@@ -120,7 +125,8 @@ def strongest_source(pairs: HeadPairs) -> HeadScores:
     """For every head the strongest of its compositions with earlier heads; NaN in the first layer.
 
     Labels ``source`` name the earlier head; column ``z`` says how far the score lies above its null. The largest of
-    many scores lies above chance by chance: compare z with the normal quantile for as many sources.
+    many scores lies above chance by chance, and the null has a longer tail than a normal one: over all pairs of heads
+    with independent Gaussian weights the largest z is mostly 3 to 4, at times 6 (4 x 8 to 12 x 12 heads).
     """
     flat = pairs.scores.flatten(0, 1)
     best = flat.nan_to_num(-torch.inf).argmax(0)

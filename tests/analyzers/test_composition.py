@@ -1,6 +1,8 @@
 """Composition scores: known matrices, the rotation null by simulation, TransformerLens, the circuit set by hand."""
 
+import copy
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -9,14 +11,17 @@ from transformer_lens.FactoredMatrix import FactoredMatrix
 
 import interp
 from interp.analyzers.composition import (
+    Mode,
     composition,
     composition_scores,
     prefix_matching_from_weights,
     rotation_null,
     strongest_source,
 )
-from interp.errors import InputError
+from interp.errors import InputError, ModelNotSupported
 from interp.head_pairs import HeadPairs
+from interp.heads import HeadRef
+from interp.model.bridge import bridge_view
 from interp.model.model import Model
 from interp.model_scores import MODEL_SCORES, score_model
 from tests.hand_weighted import D_MODEL, induction_model, letters_tokenizer
@@ -99,6 +104,38 @@ def test_agrees_with_transformer_lens_where_norms_have_no_gain(mode: str) -> Non
     assert bool(ours.provenance.warnings) == (mode != "V")
 
 
+def test_agrees_with_transformer_lens_on_the_folded_weights_of_a_trained_model() -> None:
+    model = interp.load("mini")
+    folded = bridge_view(copy.deepcopy(model.hf), model.tokenizer, "mini")
+    folded.enable_compatibility_mode()
+    for mode in get_args(Mode):
+        theirs = folded.all_composition_scores(mode).scores.detach()
+        torch.testing.assert_close(composition(model, mode).scores.nan_to_num(0), theirs, atol=1e-6, rtol=0)
+
+
+def test_a_previous_token_head_of_mini_composes_with_an_induction_head_through_keys() -> None:
+    """L0H5 looks at the token before, L1H3 is among the induction heads."""
+    pairs = composition(interp.load("mini"), "K")
+    (source, destination), *_ = pairs.top(1, "z")
+    assert (source, destination.layer) == (HeadRef(0, 5), 1)
+    assert pairs.z[0, 5, 1, 3] > 40
+
+
+def test_the_highest_of_the_pairs_of_random_heads() -> None:
+    """What `strongest_source` and the command say of z."""
+    highest = []
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        factors = [
+            FactoredMatrix(
+                torch.randn(4, 8, 96, 12, generator=generator), torch.randn(4, 8, 12, 96, generator=generator)
+            )
+            for _ in range(2)
+        ]
+        highest.append(float(composition_scores(*factors)[1].nan_to_num(0).max()))
+    assert 3 < sum(highest) / len(highest) < 4.2 and min(highest) > 2.5 and max(highest) < 6
+
+
 def test_the_circuit_set_by_hand_composes_through_keys_alone(circuit: Model) -> None:
     pairs = {mode: composition(circuit, mode) for mode in ("Q", "K", "V")}  # type: ignore[arg-type]
     found = pairs["K"]["L0H0", "L1H1"]
@@ -147,6 +184,32 @@ def test_pairs_are_saved_ranked_and_framed(circuit: Model, tmp_path: object) -> 
     frame = pairs.to_frame()
     assert len(frame) == 16 and frame["score"].max() == pytest.approx(pairs[pairs.top(1)[0]])
     assert "16 pairs, highest" in repr(pairs)
+    best = pairs.top(1)[0]
+    assert pairs.top(3, head=best[1])[0] == best and len(pairs.top(99, head="L0H0")) == 4
+    by_z = [float(pairs.z[*source[:2], *destination[:2]]) for source, destination in pairs.top(16, "z")]
+    assert by_z == sorted(by_z, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("head", "further", "said"),
+    [
+        ("L2H0", {}, "no head L2H0 among these pairs: expected one from L0H0 to L1H3"),
+        ("EL0H0", {}, "no head EL0H0"),
+        ("L0H0", {"k": 0}, r"top\(k=0, by='score'\): expected a positive number of pairs"),
+        ("L0H0", {"by": "rank"}, "by='rank'.*by 'score' or 'z'"),
+    ],
+)
+def test_pairs_that_cannot_be_had(head: str, further: dict[str, int | str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        composition(tiny_llama(), "K").top(head=head, **further)  # type: ignore[arg-type]
+    if not further:
+        with pytest.raises(InputError, match=said):
+            composition(tiny_llama(), "K")[head, "L0H0"]
+
+
+def test_one_layer_composes_with_nothing() -> None:
+    with pytest.raises(ModelNotSupported, match="has attention in one layer only.*two layers or more"):
+        composition(tiny_llama(n_layers=1), "K")
 
 
 @pytest.mark.usefixtures("unchecked_annotations")
