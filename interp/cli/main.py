@@ -21,6 +21,7 @@ import typer
 from interp import __version__
 from interp.cli.catalogue import catalogue
 from interp.cli.compare import compare
+from interp.cli.composition import composition
 from interp.cli.distances import distances
 from interp.cli.emergence import emergence
 from interp.cli.evaluate import evaluate
@@ -54,6 +55,7 @@ app.command("sinks", short_help="Find a text's attention sinks and massive activ
 app.command("in-context", short_help="Measure in-context learning, and the heads that carry it.")(in_context)
 app.command("distances", short_help="Group the heads that attend alike.")(distances)
 app.command("topology", short_help="Describe the attention graphs of every head.")(topology)
+app.command("composition", short_help="Find the heads that read what earlier heads write.")(composition)
 app.command("syntactic", short_help="Find heads that point from words to their governors.")(syntactic)
 app.command("models", short_help="List the models that are here.")(models)
 app.command("retrieval", short_help="Score heads by how much they fetch from far away.")(retrieval)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import product
 from typing import Any
 
 import plotly.colors
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from interp.figures import DIVERGING, SEQUENTIAL
 from interp.head_distances import HeadDistances
+from interp.head_pairs import HeadPairs
 from interp.head_scores import HeadScores
+from interp.heads import HeadRef
 from interp.report.blocks import Cell, Grid
 from interp.tables import number, number_format, visible
 from interp.token_map import TokenMap
@@ -125,6 +128,48 @@ def distance_grid(found: HeadDistances, order: Sequence[int], groups: Sequence[s
             cells.append(Cell([""], [*tip, f"distance {number(value)}"], background, light))
         rows.append((found.labels[first], cells))
     return Grid(title="distance of every two heads", corner="head", columns=names, rows=rows, ramp=colours.ramp)
+
+
+def pair_grids(results: Iterable[HeadPairs]) -> Iterator[Grid | str]:
+    """Sources from top to bottom, destinations from left to right; as many results as a page can hold."""
+    room, left_out = MOST_CELLS, list[str]()
+    for found in results:
+        room -= int((~found.scores.isnan()).sum())
+        if room < 0:
+            left_out.append(found.name)
+        else:
+            yield _pair_grid(found)
+    if left_out:
+        yield f"Pairs not drawn, as a page holds {MOST_CELLS:,} cells: {', '.join(left_out)}."
+
+
+def _pair_grid(found: HeadPairs) -> Grid:
+    """The pairs that have a score, coloured by its distance from chance; heads without a pair have no row or column."""
+    colours = _Colours(found.scores - found.chance, signed=True)
+    heads = [HeadRef(layer, head) for layer, head in product(*map(range, found.scores.shape[:2]))]
+    scores, z = (values.flatten(2).flatten(0, 1) for values in (found.scores, found.z))
+    measured = ~scores.isnan()
+    sources, destinations = (measured.any(axis).nonzero().flatten().tolist() for axis in (1, 0))
+    rows: list[tuple[str, list[Cell | None]]] = []
+    for source in sources:
+        cells: list[Cell | None] = []
+        for destination in destinations:
+            value = float(scores[source, destination])
+            background, light = colours.colour(value - found.chance)
+            tip = [
+                f"{heads[source]} to {heads[destination]}: {number(value)}, chance {number(found.chance)}, "
+                f"z {number(float(z[source, destination]))}"
+            ]
+            cells.append(Cell([""], tip, background, light) if measured[source, destination] else None)
+        rows.append((heads[source].label, cells))
+    return Grid(
+        title=f"{found.name} of every two heads",
+        corner="source / destination",
+        columns=[heads[destination].label for destination in destinations],
+        rows=rows,
+        notes=[f"colour: score minus chance ({number(found.chance)}); empty: the destination is not behind the source"],
+        ramp=colours.ramp,
+    )
 
 
 def token_grid(found: TokenMap) -> Grid:

@@ -20,6 +20,7 @@ PAGES = {
     "compare": (("compare", "MODEL", "MODEL", "--analyzers", "induction", "--n", "8"), "unchanged", True),
     "distances": (("distances", *TASK, "--n", "2"), "groups of heads", False),
     "topology": (("topology", *TASK, "--n", "2", "--threshold", "0.5"), "b0@0.5", True),
+    "composition": (("composition", "--kind", "k"), "Strongest compositions of heads", True),
     "in-context": (
         ("in-context", "--text", "TEXT", "--n", "4", "--early", "5", "--late", "20"), "loss at 20 minus", True
     ),

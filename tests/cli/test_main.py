@@ -13,7 +13,7 @@ from interp.errors import InputError, ModelNotSupported
 from tests.cli.conftest import Command
 
 COMMANDS = ("find-heads", "scan", "sinks", "retrieval", "importance", "compare", "evaluate", "models", "in-context",
-            "distances", "topology", "syntactic", "emergence", "catalogue")  # fmt: skip
+            "distances", "topology", "syntactic", "emergence", "catalogue", "composition")  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), *((name, "--help") for name in COMMANDS)])

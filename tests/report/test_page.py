@@ -8,7 +8,19 @@ import pytest
 import torch
 
 from interp.head_distances import HeadDistances
-from interp.report import Cell, Grid, Key, Page, distance_grid, head_grid, head_grids, titled_table, token_grid
+from interp.head_pairs import HeadPairs
+from interp.report import (
+    Cell,
+    Grid,
+    Key,
+    Page,
+    distance_grid,
+    head_grid,
+    head_grids,
+    pair_grids,
+    titled_table,
+    token_grid,
+)
 from interp.report.grids import MOST_TOKENS, luminance, palette
 from interp.results import HeadScores, Provenance, TokenMap
 
@@ -166,6 +178,34 @@ def test_a_page_holds_so_many_cells_and_says_what_it_left_out() -> None:
     *grids, note = head_grids(many)
     assert [grid.title for grid in grids if isinstance(grid, Grid)] == ["score 0", "score 1"]
     assert note == "Not drawn, as a page holds 10,000 cells: score 2."
+
+
+def pairs(n_layers: int, n_heads: int, name: str = "K-composition") -> HeadPairs:
+    """Every pair of an earlier and a later head has a score, the first one far below chance."""
+    shape = (n_layers, n_heads, n_layers, n_heads)
+    layer = torch.arange(n_layers)
+    earlier = (layer[:, None] < layer)[:, None, :, None].expand(shape)
+    scores = torch.full(shape, 0.25).masked_fill(~earlier, torch.nan)
+    scores[0, 0, 1, 0] = 0.05
+    return HeadPairs(name=name, unit="", scores=scores, z=10 * scores, chance=0.25, provenance=FROM)
+
+
+def test_pairs_are_coloured_by_their_distance_from_chance() -> None:
+    (grid,) = pair_grids([pairs(3, 2)])
+    assert isinstance(grid, Grid) and grid.ramp is not None and grid.ramp[:2] == ("-0.2", "0.2")
+    assert grid.columns == ["L1H0", "L1H1", "L2H0", "L2H1"]
+    assert [name for name, _ in grid.rows] == ["L0H0", "L0H1", "L1H0", "L1H1"]
+    below, at_chance = grid.rows[0][1][:2]
+    assert below is not None and below.tip == ["L0H0 to L1H0: 0.05, chance 0.25, z 0.5"]
+    assert at_chance is not None and luminance(at_chance.background) > 0.8 > luminance(below.background)
+    assert [cell is None for cell in grid.rows[2][1]] == [True, True, False, False]
+    assert "colour: score minus chance (0.25); empty" in grid.notes[0]
+
+
+def test_pairs_of_large_models_are_left_out_with_a_note() -> None:
+    """GPT-2 small has 9,504 pairs, two such grids are too many."""
+    grid, note = pair_grids([pairs(12, 12), pairs(12, 12, "V-composition")])
+    assert isinstance(grid, Grid) and note == "Pairs not drawn, as a page holds 10,000 cells: V-composition."
 
 
 def test_tokens_beyond_the_first_are_cut_with_a_note() -> None:
