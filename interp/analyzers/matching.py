@@ -89,7 +89,7 @@ class DuplicateToken(TargetAnalyzer):
     over all ``j < i`` with ``tok[j] == tok[i]``; mean over those queries. With ``mean_per_entry`` the mean of ``A[i,
     j]`` over all such pairs: the echo score of RazorAttention; with ``per_row_all`` TransformerLens' ``detect_head``
     (see `TargetAnalyzer`). *Range* [0, 1]. *Chance*: uniform attention over the visible keys. NaN where no token
-    repeats (``per_row_all``: 0).
+    repeats within sight (``per_row_all``: 0).
     *Source*: Wang et al. 2022, arXiv 2211.00593; Tang et al. 2024, arXiv 2407.15891 (echo heads).
     """
 
@@ -107,7 +107,8 @@ class Induction(TargetAnalyzer):
     over all ``j <= i`` with ``tok[j-1] == tok[i]``; mean over those queries. The diagonal counts when a token repeats
     at once. With ``mean_per_entry`` the mean of ``A[i, j]`` over all such pairs, as RazorAttention has it: a perfect
     head on four copies gets 0.5; with ``per_row_all`` TransformerLens' ``detect_head`` (see `TargetAnalyzer`). *Range*
-    [0, 1]. *Chance*: uniform attention over the visible keys. NaN where no token repeats (``per_row_all``: 0).
+    [0, 1]. *Chance*: uniform attention over the visible keys. NaN where no token repeats within sight
+    (``per_row_all``: 0).
     *Source*: Olsson et al. 2022, arXiv 2209.11895; Tang et al. 2024, arXiv 2407.15891. Difference from the published
     code, which counts one key too many at the end of every block: targets are found by their tokens.
     """
@@ -132,6 +133,7 @@ class _Matching(TargetReader):
         target = pairs.key + self.shift
         key = target - rows.keys[0]
         inside = (rows.queries[row] == pairs.query) & (key >= 0) & (key < len(rows.keys))
+        inside &= rows.visible[pairs.example, row, key.clamp(0, len(rows.keys) - 1)]
         inside &= self.allowed(pairs.query, target, rows.first_key.to(target.device)[pairs.example])
         example, row, key = pairs.example[inside], row[inside], key[inside]
         sums = rows.pattern.new_zeros(n_examples, rows.pattern.shape[1], dtype=torch.float64)

@@ -19,6 +19,8 @@ Normalisation = Literal["sum_per_query", "mean_per_entry", "per_row_all"]
 class TargetAnalyzer(Analyzer):
     """Analyzers of heads that look at certain keys, the targets of a query; every query has none, one or several.
 
+    A key beyond a sliding window is no target: a head cannot look at what it does not see.
+
     Arguments:
         normalisation: what the attention to targets is divided by, over all rows of an example:
 

@@ -1,0 +1,81 @@
+"""Layers that see a few tokens only: scores count what a query sees, whatever the block and the batch it comes in."""
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+import interp
+from interp.analyzers import Analyzer
+from interp.analyzers.matching import DuplicateToken, Induction
+from interp.analyzers.targets import Normalisation
+from interp.model.model import Model
+from interp.results import HeadScores
+from tests.architectures import ARCHITECTURES
+
+WINDOW = 5
+ROWS = {row.name: row for row in ARCHITECTURES}
+
+
+@cache
+def windowed(name: str) -> Model:
+    """Mistral sees 5 tokens in both layers, Gemma 2 in its first one."""
+    return interp.load(ROWS[name].build().double())
+
+
+def texts() -> list[list[int]]:
+    """Few different tokens, so that copies lie within the window and beyond it."""
+    generator = torch.Generator().manual_seed(0)
+    return [[1, *torch.randint(4, 12, (n,), generator=generator).tolist()] for n in (30, 17, 8)]
+
+
+@cache
+def eager_maps(name: str) -> list[Tensor]:
+    """By text the maps of transformers' own attention, ``[layer, head, query, key]``."""
+    hf = ROWS[name].build().double()
+    hf.set_attn_implementation("eager")
+    with torch.no_grad():
+        return [torch.cat(hf(input_ids=torch.tensor([ids]), output_attentions=True).attentions) for ids in texts()]
+
+
+def sees(name: str, layer: int, query: int, key: int) -> bool:
+    window = WINDOW if name == "mistral" or layer == 0 else 10**6
+    return 0 <= query - key < window
+
+
+def by_pairs(name: str, ids: list[int], maps: Tensor, shift: int, normalisation: str) -> Tensor:
+    """Attention to earlier copies (or what followed them) that the query sees, in plain loops over one text."""
+    found = torch.full(maps.shape[:2], torch.nan, dtype=torch.float64)
+    for layer in range(len(maps)):
+        rows: list[Tensor] = []
+        for i in range(len(ids)):
+            keys = [j + shift for j in range(i) if ids[j] == ids[i] and sees(name, layer, i, j + shift)]
+            attention = [maps[layer, :, i, j].double() for j in keys]
+            rows += [torch.stack(attention).sum(0)] if keys and normalisation == "sum_per_query" else attention
+        if rows:
+            found[layer] = torch.stack(rows).mean(0)
+    return found
+
+
+def scanned(name: str, analyzer: Analyzer, batch_size: int, block_bytes: int) -> HeadScores:
+    data = windowed(name).pad(texts())
+    result = interp.scan(windowed(name), data, [analyzer], batch_size=batch_size, block_bytes=block_bytes)
+    found = result[analyzer.name]
+    assert isinstance(found, HeadScores)
+    return found
+
+
+@pytest.mark.parametrize(("batch_size", "block_bytes"), [(3, 10**6), (1, 3000), (2, 1)])
+@pytest.mark.parametrize("kind", ["duplicate-token", "induction"])
+@pytest.mark.parametrize("normalisation", ["sum_per_query", "mean_per_entry"])
+@pytest.mark.parametrize("name", ["mistral", "gemma2"])
+def test_copies_beyond_the_window_are_no_targets(
+    name: str, normalisation: Normalisation, kind: str, batch_size: int, block_bytes: int
+) -> None:
+    analyzer = {"duplicate-token": DuplicateToken, "induction": Induction}[kind](normalisation=normalisation)
+    found = scanned(name, analyzer, batch_size, block_bytes)
+    shift = int(kind == "induction")
+    maps = zip(texts(), eager_maps(name), strict=True)
+    expected = torch.stack([by_pairs(name, ids, text, shift, normalisation) for ids, text in maps]).nanmean(0)
+    torch.testing.assert_close(found.scores, expected, atol=1e-6, rtol=0)
