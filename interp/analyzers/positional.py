@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.analyzers.analyzer import Analyzer, AnalyzerReader, HeadMeanReader, Shape
@@ -31,12 +31,20 @@ def mass_at(
     return pattern.gather(-1, chosen).squeeze(-1) * inside[:, None]
 
 
+def seen_at(rows: AttentionRows, index: Int[Tensor, "batch query"]) -> Bool[Tensor, "batch query"]:
+    """Whether every query sees one key, given as key index; False where the index is outside the block."""
+    n_keys = len(rows.keys)
+    seen = rows.visible.gather(-1, index.clamp(0, n_keys - 1)[..., None]).squeeze(-1)
+    return seen & (index >= 0) & (index < n_keys)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FirstTokenMass(Analyzer):
     """Attention to the first real token (BOS where there is one), averaged over all later queries.
 
     *Formula*: mean over i >= 1 of ``A[i, 0]``, positions counted from the first real token. The first query is left
-    out: it sees nothing else. *Range* [0, 1]. *Chance*: uniform attention over the visible keys.
+    out: looking back, it sees nothing else. Queries from which a sliding window hides the first token count with 0.
+    *Range* [0, 1]. *Chance*: uniform attention over the visible keys.
     *Source*: Xiao et al. 2023, arXiv 2309.17453; Gu et al. 2024, arXiv 2410.10781, whose alpha also counts the first
     query and is therefore larger.
     """
@@ -50,8 +58,9 @@ class FirstTokenMass(Analyzer):
 class _FirstToken(HeadMeanReader):
     def read_rows(self, rows: AttentionRows) -> None:
         first = rows.first_key[:, None].to(rows.queries.device)
-        values = mass_at(rows.pattern, (first - rows.keys[0]).expand(-1, len(rows.queries)))
-        self.add(rows, values, 1 / rows.n_visible.clamp_min(1), rows.queries[None] != first)
+        key = (first - rows.keys[0]).expand(-1, len(rows.queries))
+        chance = seen_at(rows, key) / rows.n_visible.clamp_min(1)
+        self.add(rows, mass_at(rows.pattern, key), chance, rows.queries[None] != first)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +83,10 @@ class PreviousToken(TargetAnalyzer):
 class _PreviousToken(TargetReader):
     def read_rows(self, rows: AttentionRows) -> None:
         first = rows.first_key[:, None].to(rows.queries.device)
-        values = mass_at(rows.pattern, (rows.queries - 1 - rows.keys[0])[None])
+        key = (rows.queries - 1 - rows.keys[0]).expand(len(rows.visible), -1)
+        values = mass_at(rows.pattern, key)
         counted = (rows.queries > first) & self.allowed(rows.queries, rows.queries - 1, first)
-        counted = (counted if rows.query_valid is None else counted & rows.query_valid).double()
+        counted = (counted & seen_at(rows, key)).double()
         self.add_targets(rows, (values * counted[:, None]).sum(-1), counted)
 
 

@@ -8,9 +8,14 @@ from torch import Tensor
 
 import interp
 from interp.analyzers import Analyzer
+from interp.analyzers.analyzer import Shape
 from interp.analyzers.matching import DuplicateToken, Induction
+from interp.analyzers.positional import FirstTokenMass, PreviousToken
 from interp.analyzers.targets import Normalisation
+from interp.attention.kernel import MASKED
+from interp.attention.rows import AttentionRows, Stream
 from interp.model.model import Model
+from interp.provenance import Provenance
 from interp.results import HeadScores
 from tests.architectures import ARCHITECTURES
 
@@ -79,3 +84,28 @@ def test_copies_beyond_the_window_are_no_targets(
     maps = zip(texts(), eager_maps(name), strict=True)
     expected = torch.stack([by_pairs(name, ids, text, shift, normalisation) for ids, text in maps]).nanmean(0)
     torch.testing.assert_close(found.scores, expected, atol=1e-6, rtol=0)
+
+
+def test_a_window_that_hides_the_first_token_leaves_it_no_chance() -> None:
+    found = scanned("mistral", FirstTokenMass(), 3, 3000)
+    by_text = [sum(1 / (query + 1) for query in range(1, WINDOW)) / (len(ids) - 1) for ids in texts()]
+    assert found.chance == pytest.approx(sum(by_text) / 3, abs=1e-9)
+    maps = [text[:, :, 1:, 0].double().mean(-1) for text in eager_maps("mistral")]
+    torch.testing.assert_close(found.scores, torch.stack(maps).mean(0), atol=1e-6, rtol=0)
+
+
+def test_a_token_that_is_not_seen_is_no_previous_token() -> None:
+    """Two chunks of three tokens that do not see each other, as in chunked attention."""
+    chunk = torch.ones(3, 3, dtype=torch.bool).tril()
+    seen, even = torch.block_diag(chunk, chunk), torch.block_diag(*[chunk / chunk.sum(-1, keepdim=True)] * 2)
+    stream, every = Stream(tokens=torch.arange(6)[None], valid=None, past=0), torch.arange(6)
+    reader = PreviousToken().reader(Shape(n_layers=1, n_heads=1, kind="self"))
+    reader.read_rows(
+        AttentionRows(
+            layer=0, kind="self", pattern=even[None, None], scores=torch.where(seen, 0.0, MASKED)[None, None],
+            queries=every, keys=every, stream=stream, key_stream=stream, decoding=False, sink_logit=False,
+        )
+    )  # fmt: skip
+    found = reader.result(Provenance(model="by hand"), [])
+    assert isinstance(found, HeadScores)
+    assert found["L0H0"] == pytest.approx((1 / 2 + 1 / 3) / 2) and found.chance == pytest.approx(found["L0H0"])
