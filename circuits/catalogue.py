@@ -15,7 +15,6 @@ from circuits.own_text import own_text
 from circuits.retrieval import NEEDLES, NeedlePrompt, needle_heads, needle_prompts, random_needle_prompts
 from interp.analyzers import Analyzer, analyzer_named
 from interp.analyzers.analyzer import Shape
-from interp.analyzers.sinks import Sinks, output_weights
 from interp.attention.participants import Reader
 from interp.attention.rows import AttentionRows
 from interp.attention.session import watch
@@ -213,11 +212,6 @@ class _Study:
         self.answered = f"{sum(each['answered'] for each in scores.notes['instances'])} of {len(prompts)}"
 
     def _on_text(self, name: str) -> Analyzer:
-        if name == "sinks":
-            try:
-                return Sinks(output_weights=output_weights(self.model))
-            except ModelNotSupported:
-                return Sinks()
         analyzer = analyzer_named(name, self.model)
         analyzer.reader(Shape(n_layers=1, n_heads=1, kind=self.model.sites.main_kind))  # refuses what it cannot use
         return analyzer

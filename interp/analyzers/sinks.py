@@ -9,8 +9,8 @@ Vocabulary:
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -22,8 +22,7 @@ from interp.analyzers.analyzer import Analyzer, AnalyzerReader, HeadMeanReader, 
 from interp.analyzers.received import ColumnSums, Received, ReceivedReader, grown
 from interp.analyzers.written_norms import no_op, triangles, written_norms
 from interp.attention.rows import AttentionRows, LayerCall, Stream
-from interp.errors import InputError, ModelNotSupported
-from interp.model.model import Model
+from interp.errors import InputError
 from interp.provenance import Provenance
 from interp.results import HeadScores, TokenMap
 
@@ -48,10 +47,14 @@ class Sinks(Analyzer):
         value norm: the same of ``||v W_O||``, what the value writes into the residual stream.
         output norm: mean over queries of ``||z W_O||``, over the mean of that in the layer's heads.
         no-op: ``sink mass * (1 - mean_q ||z W_O|| / mean_{k no sink} ||v_k W_O||)``, clipped at 0; in [0, 1]. Near 1:
-            the head looks at sinks and writes nothing. Without `output_weights`, W_O is left out of all three.
+            the head looks at sinks and writes nothing.
         learned sink: mean mass on a learned sink logit, only where a model has one (GPT-OSS).
+        What is written stops at W_O: its bias belongs to no head, and a norm or factor behind it (Gemma 2, Granite)
+        takes no part. Layers whose heads' outputs go through no single matrix at hand (after a gate or a norm, or
+        quantised) have ``||z||`` and ``||v||`` instead; a warning names them.
 
-    *Notes*: the sink rate of the model and of each layer, and what uniform attention would have given.
+    *Notes*: the sink rate of the model and of each layer, what uniform attention would have given, and the layers whose
+    norms are taken before W_O.
 
     Arguments:
         epsilon: threshold of a sink, exceeded strictly.
@@ -59,7 +62,6 @@ class Sinks(Analyzer):
         later_factor: c of ACT's threshold c / T; its authors try 3, 5 and 7.
         min_queries: keys seen by fewer queries are no sinks (or than by any key's number, where all are fewer): their
             alpha is noise. A later sink must also be seen by T / c queries; with fewer, one query makes a sink.
-        output_weights: W_O of every head, as `output_weights(model)` gives it.
 
     *Source*: Gu et al. 2024, arXiv 2410.10781 (alpha, Sink_k, norms); Yu et al. 2024, arXiv 2406.15765 (ACT, later
     sinks); no-op after Bondarenko et al. 2023, arXiv 2306.12929, who give the argument and no formula.
@@ -73,7 +75,6 @@ class Sinks(Analyzer):
     key: int = 0
     later_factor: float = 5.0
     min_queries: int = 16
-    output_weights: Float[Tensor, "layer head d_value d_model"] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
@@ -146,21 +147,6 @@ def masked_mean(
     return (values * mask).sum(-1) / mask.sum(-1)
 
 
-def output_weights(model: Model) -> Float[Tensor, "layer head d_value d_model"]:
-    """W_O of every head of a model, from TransformerLens' view of it.
-
-    Raises:
-        ModelNotSupported: TransformerLens has no view of this architecture, or none of its heads' output weights.
-    """
-    try:
-        return model.bridge.W_O
-    except (AttributeError, KeyError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise ModelNotSupported(
-            f"TransformerLens' view of {type(model.hf).__name__} does not give the output weights of its heads "
-            f"({error}). Leave output_weights out; norms are then taken before the output projection."
-        ) from error
-
-
 def token_kind(text: str, special: Collection[str] = ()) -> str:
     """Whether a token is ``"special"`` (BOS and its kin), ``"newline"``, ``"space"``, ``"punctuation"`` or ``"word"``.
 
@@ -205,7 +191,7 @@ class _Sinks(HeadMeanReader):
     def __init__(self, shape: Shape, parameters: Sinks) -> None:
         super().__init__(shape, name=parameters.name, unit="mean attention received", value_range=(0.0, 1.0))
         self.parameters = parameters
-        self.roots = triangles(parameters.output_weights, shape)
+        self.roots: dict[int, Float[Tensor, "head rank d_value"] | None] = {}
         self._finished: list[dict[str, Float[Tensor, "example layer head"]]] = []
         self.learned_sink = False
         self._start()
@@ -221,7 +207,9 @@ class _Sinks(HeadMeanReader):
 
     def read_call(self, call: LayerCall) -> None:
         n_heads, layer = call.query.shape[1], call.layer
-        roots = None if self.roots is None else self.roots[layer]
+        if layer not in self.roots:
+            self.roots[layer] = None if call.output_weights is None else triangles(call.output_weights)
+        roots = self.roots[layer]
         group = n_heads // call.key.shape[1]
         found = {
             "key": call.key.float().norm(dim=-1).repeat_interleave(group, 1),
@@ -246,7 +234,8 @@ class _Sinks(HeadMeanReader):
         )
         if not self.learned_sink:
             del columns["learned sink"]
-        scores = super().result(_with_length_warning(provenance, lengths), tokens)
+        before = [layer for layer, roots in sorted(self.roots.items()) if roots is None]
+        scores = super().result(_with_norm_warning(_with_length_warning(provenance, lengths), before), tokens)
         notes = {
             **scores.notes,
             "epsilon": self.parameters.epsilon,
@@ -257,7 +246,7 @@ class _Sinks(HeadMeanReader):
                 "sink rate": float(uniform_rate.nanmean()),
                 "later sinks": float(uniform_later.nanmean()),
             },
-            "output weights": self.roots is not None,
+            "norms before W_O": before,
         }
         return replace(scores, columns=columns, chance=chance, notes=notes)
 
@@ -369,6 +358,15 @@ def _with_length_warning(provenance: Provenance, lengths: Float[Tensor, " exampl
     return provenance.with_warnings(
         f"{n_short} of {len(lengths)} texts have fewer than {SHORT_TEXT} tokens (the shortest {int(lengths.min())}), "
         "where even uniform attention gives the first token a high alpha: compare with chance, or use longer texts"
+    )
+
+
+def _with_norm_warning(provenance: Provenance, layers: Sequence[int]) -> Provenance:
+    if not layers:
+        return provenance
+    return provenance.with_warnings(
+        f"norms are taken before the output projection in layers {', '.join(map(str, layers))}: no single matrix that "
+        "is at hand takes the heads' outputs there"
     )
 
 

@@ -6,9 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyzers.analyzer import Shape
-from interp.errors import InputError
-
 
 def written_norms(
     vectors: Float[Tensor, "batch kv_head position d_value"],
@@ -18,8 +15,7 @@ def written_norms(
     """``||x W_O||`` in every query head, for the head's own vectors or its KV head's.
 
     Arguments:
-        roots: per head the triangle R of the QR decomposition of W_O transposed, for which ``||x W_O|| = ||R x||``
-            without a vector as wide as the residual stream; None for ``||x||``.
+        roots: what `triangles` makes of W_O; None for ``||x||``.
     """
     group = n_heads // vectors.shape[1]
     if roots is None:
@@ -44,19 +40,9 @@ def no_op(
     return sink_mass * (1 - output_norm / value_norm).clamp_min(0)
 
 
-def triangles(
-    weights: Float[Tensor, "layer head d_value d_model"] | None, shape: Shape
-) -> list[Float[Tensor, "head rank d_value"]] | None:
-    """The roots of `written_norms` by layer; None without weights.
+def triangles(output_weights: Float[Tensor, "head d_value d_model"]) -> Float[Tensor, "head rank d_value"]:
+    """Per head the triangle R of the QR decomposition of W_O transposed.
 
-    Raises:
-        InputError: the weights are those of a model of another shape.
+    ``||x W_O|| = ||R x||``, without a vector as wide as the residual stream and without the squares of a Gram matrix.
     """
-    if weights is None:
-        return None
-    if tuple(weights.shape[:2]) != (shape.n_layers, shape.n_heads):
-        raise InputError(
-            f"output_weights has {weights.shape[0]} layers of {weights.shape[1]} heads, but the model has "
-            f"{shape.n_layers} of {shape.n_heads}. Pass output_weights(model) of the model that is scanned."
-        )
-    return [torch.linalg.qr(layer.detach().float().mT, mode="r").R for layer in weights]
+    return torch.linalg.qr(output_weights.detach().float().mT, mode="r").R

@@ -107,6 +107,7 @@ class CallContext:
     workspace: Workspace
     max_elements: int
     residual: Tensor | None
+    output_weights: Tensor | None
 
 
 class WatchedCall:
@@ -274,6 +275,7 @@ class WatchedCall:
             key_stream=self.context.key_stream,
             decoding=self.decoding,
             residual=self.context.residual,
+            output_weights=self.context.output_weights,
         )
 
     def _first_query(self) -> int:

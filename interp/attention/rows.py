@@ -141,6 +141,8 @@ class LayerCall:
         queries, keys: absolute positions.
         residual: input of the layer's block ``[batch, query, d_model]`` (TransformerLens' ``resid_pre``); None
             unless a participant asked for it.
+        output_weights: W_O of every head ``[head, d_head, d_model]``, a view of the model's weight; None where no
+            single matrix takes the heads' outputs, or its numbers are not at hand. A norm or factor may follow it.
     """
 
     layer: int
@@ -156,6 +158,7 @@ class LayerCall:
     key_stream: Stream
     decoding: bool
     residual: Float[Tensor, "batch query d_model"] | None = field(default=None)
+    output_weights: Float[Tensor, "head d_value d_model"] | None = field(default=None)
 
     @cached_property
     def query_valid(self) -> Bool[Tensor, "batch query"] | None:

@@ -164,6 +164,7 @@ def _current_call(
         workspace=inner.workspace,
         max_elements=inner.max_elements,
         residual=residual,
+        output_weights=inner.site_map.output_weights(site),
     )
     return context, state.view_of(mask, causal)
 
@@ -172,7 +173,7 @@ def _unwatched() -> CallContext:
     """Another thread may run a model while this one watches it: its calls pass through with nobody looking."""
     nothing = Stream(tokens=None, valid=None, past=0)
     return CallContext(
-        site=AttentionSite("", "self", 0, 0, 0, 0),
+        site=AttentionSite("", "self", 0, 0, 0, 0, None),
         participants=(),
         stream=nothing,
         key_stream=nothing,
@@ -180,6 +181,7 @@ def _unwatched() -> CallContext:
         workspace=Workspace(),
         max_elements=DEFAULT_BLOCK_BYTES // 4,
         residual=None,
+        output_weights=None,
     )
 
 

@@ -7,9 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 MAIN_KINDS = ("self", "vision")
+# A weight of another dtype is packed or goes with scales of its own: it is not the matrix that acts.
+MATRIX_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class AttentionSite:
         layer: zero-based layer inside its stack.
         n_heads, n_kv_heads: query heads and key-value heads.
         d_head: width of one head's output z.
+        output_name: path of the linear module that takes the outputs of all heads, and whose weight is W_O; None where
+            something else comes first (a norm, a gate, windows put together again).
     """
 
     module_name: str
@@ -30,6 +37,7 @@ class AttentionSite:
     n_heads: int
     n_kv_heads: int
     d_head: int
+    output_name: str | None
 
 
 class SiteMap:
@@ -65,6 +73,20 @@ class SiteMap:
     def module(self, site: AttentionSite) -> nn.Module:
         """The attention module of a site."""
         return self.hf.get_submodule(site.module_name)
+
+    def output_weights(self, site: AttentionSite) -> Float[Tensor, "head d_value d_model"] | None:
+        """W_O of every head of a site, a view of the model's own weight; its bias belongs to no head.
+
+        None where no single matrix takes the heads' outputs, or its numbers are not at hand (quantised, offloaded).
+        """
+        if site.output_name is None:
+            return None
+        projection = self.hf.get_submodule(site.output_name)
+        weight = projection.weight
+        assert isinstance(weight, Tensor)
+        if weight.is_meta or weight.dtype not in MATRIX_DTYPES:
+            return None
+        return (weight if isinstance(projection, Conv1D) else weight.T).unflatten(0, (site.n_heads, site.d_head))
 
     def block(self, site: AttentionSite) -> nn.Module:
         """The transformer block around a site: the module whose path ends at the layer number."""

@@ -36,7 +36,7 @@ def with_parameters(names: Sequence[str], given: Sequence[str], model: Model) ->
             raise InputError(f"--set {line} is not ANALYZER.PARAMETER=VALUE with one of {', '.join(names)}.")
         found = chosen[name]
         analyzer = analyzer_named(found, model) if isinstance(found, str) else found
-        known = {field.name: getattr(analyzer, field.name) for field in fields(analyzer) if field.compare}
+        known = {field.name: getattr(analyzer, field.name) for field in fields(analyzer)}
         if parameter not in known:
             have = f"it has {', '.join(known)}" if known else "it has none"
             raise InputError(f"{name} has no parameter {parameter!r}: {have}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,10 +71,7 @@ def sinks(
     outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     with reported_warnings(quiet=quiet, debug=debug):
         loaded = load_model(model, device, dtype)
-        weights, reason = _weights(loaded)
-        analyzers: list[Analyzer] = [
-            Sinks(epsilon=epsilon, output_weights=weights), SinkTokens(epsilon=epsilon), MassiveActivations()
-        ]  # fmt: skip
+        analyzers: list[Analyzer] = [Sinks(epsilon=epsilon), SinkTokens(epsilon=epsilon), MassiveActivations()]
         data: Inputs = text
         images: dict[str, Any] = {}
         if image is not None:
@@ -88,11 +84,9 @@ def sinks(
     visual = results.get("visual-sinks")
     assert isinstance(scores, HeadScores) and isinstance(tokens, TokenMap) and isinstance(massive, TokenMap)
     assert visual is None or isinstance(visual, TokenMap)
-    if reason:
-        scores = replace(scores, provenance=scores.provenance.with_warnings(reason))
     link = link_to_sinks(massive, tokens)
     if save is not None:
-        for name, result in (results | {"sinks": scores}).items():
+        for name, result in results.items():
             result.save(save / name)
     outputs.write(
         page=lambda: sinks_page(scores, tokens, massive, link, visual, top),
@@ -127,17 +121,6 @@ def _with_image(model: Model, text: str, path: Path) -> tuple[Inputs, dict[str, 
         name: value.to(model.dtype) if torch.is_floating_point(value) else value for name, value in inputs.items()
     }
     return TokenBatch(ids, mask, starts), further
-
-
-def _weights(model: Model) -> tuple[Any, str]:
-    """W_O of every head, or None and the reason."""
-    from interp.analyzers.sinks import output_weights
-    from interp.errors import ModelNotSupported
-
-    try:
-        return output_weights(model), ""
-    except ModelNotSupported as error:
-        return None, f"norms are taken before the output projection, because {error}"
 
 
 def _document(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.pytorch_utils import Conv1D
 
 from interp.attention.implementation import attention_implementation
 from interp.attention.sites import AttentionSite, SiteMap, layer_number
@@ -31,6 +32,8 @@ class _Run:
     n_heads: int
     n_kv_heads: int
     d_head: int
+    output: Tensor
+    projections: list[nn.Module]
 
 
 _runs: list[_Run] = []
@@ -46,7 +49,7 @@ def discover_sites(hf: PreTrainedModel, inputs: dict[str, Tensor]) -> SiteMap:
     names: dict[nn.Module, str] = {module: name for name, module in hf.named_modules()}
     _runs.clear()
     _started.clear()
-    handles = [module.register_forward_pre_hook(_count_run) for module in names]
+    handles = [module.register_forward_pre_hook(_note_start) for module in names]
     try:
         with torch.no_grad(), attention_implementation(hf, DISCOVERY):
             hf(**inputs)
@@ -90,16 +93,24 @@ def _refusal(hf: PreTrainedModel, inputs: dict[str, Tensor], error: Exception) -
     )
 
 
-def _count_run(module: nn.Module, args: tuple[Any, ...]) -> None:
+def _note_start(module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Count the runs of every module, and note which linear modules are given what the latest attention call gave."""
     _started[module] += 1
+    if _runs and isinstance(module, nn.Linear | Conv1D) and args and _same_memory(args[0], _runs[-1].output):
+        _runs[-1].projections.append(module)
+
+
+def _same_memory(given: Any, output: Tensor) -> bool:
+    return isinstance(given, Tensor) and given.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
 
 
 def _take_notes(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     d_value = value.shape[-1]
-    _runs.append(_Run(module, key.shape[2], query.shape[2], query.shape[1], key.shape[1], d_value))
-    return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], d_value), None
+    output = query.new_zeros(query.shape[0], query.shape[2], query.shape[1], d_value)
+    _runs.append(_Run(module, key.shape[2], query.shape[2], query.shape[1], key.shape[1], d_value, output, []))
+    return output, None
 
 
 def _one_per_run(runs: list[_Run], started: Counter[nn.Module]) -> list[_Run]:
@@ -126,7 +137,9 @@ def _name_sites(
         name = names[run.module]
         layer = seen[kind] if kind in shared else layer_number(name)
         seen[kind] += 1
-        sites.append((run.module, AttentionSite(name, kind, layer, run.n_heads, run.n_kv_heads, run.d_head)))
+        output = names[run.projections[0]] if len(run.projections) == 1 else None
+        site = AttentionSite(name, kind, layer, run.n_heads, run.n_kv_heads, run.d_head, output)
+        sites.append((run.module, site))
     return sites
 
 

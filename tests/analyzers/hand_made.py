@@ -25,10 +25,12 @@ def read(
     block: int = 7,
     sink_logit: bool = False,
     values: Tensor | None = None,
+    output_weights: Tensor | None = None,
 ) -> HeadScores | TokenMap:
     """The analyzer's result for heads with these maps, ``[query, key]``, ``[head, query, key]`` or one per example.
 
     Examples come one after the other, as several passes of one scan. `values` are ``[key, d_value]``; ones if none.
+    `output_weights` are W_O of every head, ``[head, d_value, d_model]``.
     """
     maps = pattern.view(*[1] * (4 - pattern.dim()), *pattern.shape)
     n_heads, n = maps.shape[1:3]
@@ -58,8 +60,11 @@ def read(
         ones = torch.ones(1, n_heads, n, 2).to(maps)
         z = (example @ vectors).transpose(1, 2)
         reader.read_call(
-            LayerCall(query=ones, key=ones, value=vectors, z=z, scale=1.0, queries=every, keys=every, **shared)
-        )
+            LayerCall(
+                query=ones, key=ones, value=vectors, z=z, scale=1.0, queries=every, keys=every,
+                output_weights=output_weights, **shared,
+            )
+        )  # fmt: skip
     n_real = n if valid is None else int(valid.sum())
     return reader.result(Provenance(model="by hand"), [str(i) for i in range(n_real)])
 

@@ -14,7 +14,7 @@ NONSENSE = {
     "min_queries": 0, "key": -1, "later_factor": -1.0, "epsilon": 2.0, "normalisation": "by mood",
 }  # fmt: skip
 # Any seed does, a switch has no wrong side, and these are checked against the model.
-FREE = {"seed", "exclude_bos", "exclude_current_token", "skip_first", "ids", "image_tokens", "dims", "output_weights"}
+FREE = {"seed", "exclude_bos", "exclude_current_token", "skip_first", "ids", "image_tokens", "dims"}
 CASES = [(analyzer, field.name) for analyzer in ANALYZERS for field in fields(analyzer) if field.name not in FREE]
 
 

@@ -32,7 +32,7 @@ from tests.architectures import (
     with_images,
 )
 from tests.attention.models import EXACT, loaded
-from tests.attention.reference import KINDS, Eager, Place, Recorder, eager_run
+from tests.attention.reference import KINDS, Eager, Place, Recorder, eager_run, projection
 
 
 @cache
@@ -93,6 +93,26 @@ def test_head_outputs_are_pattern_times_the_values_of_the_right_kv_head(row: Arc
         for head in range(site.n_heads):
             expected = pattern[:, head] @ call.value[:, head // group]
             torch.testing.assert_close(call.z[:, :, head], expected, **EXACT)
+
+
+@pytest.mark.parametrize("row", parameters())
+def test_output_weights_say_what_each_head_adds(row: Architecture) -> None:
+    """Windows of Qwen2.5-VL's tower are put together again in front of the projection, so it has none there."""
+    model, recorder = loaded(row.name), Recorder()
+    watched(model, recorder, **sample_inputs(row))
+    for place, calls in recorder.calls.items():
+        (site,) = [site for site in model.sites.of_kind(place[0]) if site.layer == place[1]]
+        own, call = projection(model.hf, site.module_name), calls[0]
+        if (row.name, site.kind) == ("qwen2_5_vl", "vision"):
+            assert call.output_weights is None
+            continue
+        assert call.output_weights is not None
+        with torch.no_grad():
+            for head in range(site.n_heads):
+                alone = torch.zeros_like(call.z)
+                alone[:, :, head] = call.z[:, :, head]
+                added = own(alone.flatten(2)) - own(torch.zeros_like(alone).flatten(2))
+                torch.testing.assert_close(call.z[:, :, head] @ call.output_weights[head], added, **EXACT)
 
 
 @pytest.mark.parametrize("row", parameters(lambda row: row.cached))

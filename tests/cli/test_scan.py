@@ -58,6 +58,27 @@ def test_every_format_holds_the_same_numbers(command: Command, stories260k: Path
         assert document[name]["notes"]["examples"] > 1
 
 
+def test_sinks_of_a_scan_are_those_of_the_command_that_is_named_so(
+    command: Command, stories260k: Path, tmp_path: Path
+) -> None:
+    """With what heads write measured behind W_O in both."""
+    path = tmp_path / "story.txt"
+    path.write_text(STORY.strip())
+    options = ("--model", stories260k, "--json", "-", "--quiet")
+    line = ("scan", *options, "--text", path, "--analyzers", "sinks", "--set", "sinks.epsilon=0.15")
+    code, out, err = command(*line)
+    assert code == 0, err
+    scanned = json.loads(out)["sinks"]
+    named = json.loads(command("sinks", STORY.strip(), *options, "--epsilon", "0.15")[1])
+    assert scanned["notes"] == named["notes"] and scanned["notes"]["norms before W_O"] == []
+    found = {row["label"]: row for row in scanned["rows"]}
+    assert len(found) == len(named["heads"]) == 40
+    for row in named["heads"]:
+        assert found[row["label"]]["no-op"] == pytest.approx(row["no-op"], abs=1e-9)
+        assert found[row["label"]]["output norm"] == pytest.approx(row["output norm"], abs=1e-9)
+    assert max(row["no-op"] for row in named["heads"]) > 0.05
+
+
 def test_parameters_of_analyzers(command: Command, stories260k: Path, text: Path) -> None:
     line = ("scan", "--model", stories260k, "--text", text, "--length", "16", "--n", "2", "--quiet", "--json", "-")
     names = ("--analyzers", "local-mass,mean-distance,delimiter-mass,previous-token")

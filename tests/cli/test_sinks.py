@@ -45,6 +45,7 @@ def test_json_holds_what_the_scan_gives(command: Command, circuit_directory: Pat
     assert document["sink tokens"][0]["token"] == " <s>" and document["sink tokens"][0]["kind"] == "special"
     assert len(document["tokens"]) == 59 and document["massive activations"]["entries"] == []
     assert document["massive activations and sinks"]["massive"] == 0
+    assert document["notes"]["norms before W_O"] == []
 
 
 def test_sink_tokens_and_massive_activations_are_listed(command: Command, tmp_path: Path) -> None:

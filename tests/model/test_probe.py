@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+import interp
 from interp.errors import ModelNotSupported
 from interp.model import probe as probing
 from interp.model.discover import discover_sites
@@ -182,3 +183,34 @@ def test_sizes_of_a_model_are_those_of_its_main_stack() -> None:
     assert (llava.n_layers, llava.n_heads, llava.n_kv_heads, llava.d_head) == (2, 4, 2, 8)
     assert (vit.n_layers, vit.n_heads, vit.sites.main_kind) == (3, 4, "vision")
     assert minimax.n_layers == 3 and [site.layer for site in minimax.main_sites] == [0, 2]
+
+
+class _Adapted(nn.Module):
+    """A projection with an adapter beside it, as LoRA has it."""
+
+    def __init__(self, own: nn.Linear) -> None:
+        super().__init__()
+        self.own, self.adapter = own, nn.Linear(own.in_features, own.out_features)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.own(z) + self.adapter(z)
+
+
+@pytest.mark.parametrize("around", [lambda own: nn.Sequential(nn.LayerNorm(own.in_features), own), _Adapted])
+def test_a_projection_that_is_not_all_there_is_gives_no_output_weights(around: Any) -> None:
+    hf: Any = ROWS["llama"].build()
+    attention = hf.model.layers[0].self_attn
+    attention.o_proj = around(attention.o_proj)
+    model = Model(hf, None, name="changed")
+    assert [model.sites.output_weights(site) is None for site in model.main_sites] == [True, False]
+    scores = interp.scan(model, torch.arange(4, 44)[None], ["sinks"])["sinks"]
+    assert scores.notes["norms before W_O"] == (0,)
+    assert any("before the output projection in layers 0:" in sentence for sentence in scores.provenance.warnings)
+
+
+@pytest.mark.parametrize("to", [{"dtype": torch.int8}, {"device": "meta"}])
+def test_a_projection_whose_numbers_are_not_at_hand_gives_no_output_weights(to: dict[str, Any]) -> None:
+    model = fresh("llama")
+    own: Any = model.hf.get_submodule("model.layers.1.self_attn.o_proj")
+    own.weight = nn.Parameter(own.weight.detach().to(**to), requires_grad=False)
+    assert [model.sites.output_weights(site) is None for site in model.main_sites] == [False, True]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from circuits.training.sinks.process import is_trigger
 from interp.analyzers.massive_activations import MassiveActivations, massive_entries, ratio_to_median
-from interp.analyzers.sinks import Sinks, output_weights
+from interp.analyzers.sinks import Sinks
 from interp.capture import capture_patterns
 from interp.heads import HeadRef
 from interp.model.model import Model
@@ -27,16 +27,16 @@ def head_evidence(model: Model, tokens: Int[Tensor, "row token"]) -> list[dict[s
         `interp.analyzers.sinks.Sinks` has them; `written at words` and `written at triggers`, the length of what the
         head adds to the residual stream; `next sink`, the largest alpha of a token that is not the BOS.
     """
-    weights = output_weights(model)
-    scores = cast(HeadScores, scan(model, tokens, [Sinks(output_weights=weights)], progress=False)[Sinks.name])
+    scores = cast(HeadScores, scan(model, tokens, [Sinks()], progress=False)[Sinks.name])
     captured = capture_patterns(model, tokens, z=True)
     triggers = is_trigger(tokens)
     words = ~triggers
     words[:, 0] = False
     found: list[dict[str, Any]] = []
-    for layer in range(model.n_layers):
-        z = captured.z[layer].detach()
-        written = torch.einsum("bthi,him->bthm", z, weights[layer].detach()).norm(dim=-1)
+    for layer, site in enumerate(model.main_sites):
+        weights = model.sites.output_weights(site)
+        assert weights is not None
+        written = torch.einsum("bthi,him->bthm", captured.z[layer].detach(), weights.detach()).norm(dim=-1)
         later = _alpha(captured.patterns[layer])[..., 1:-LAST_QUERIES].amax((0, 2))
         for head in range(model.n_heads):
             columns = {name: scores.columns[name][layer, head] for name in ("key norm", "value norm", "no-op")}
