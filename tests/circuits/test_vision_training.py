@@ -100,6 +100,19 @@ def test_a_stage_says_what_is_asked() -> None:
     )
 
 
+def test_a_hidden_picture_is_blank_and_keeps_its_answers() -> None:
+    _, processor = tiny_vision_model()
+    hidden, shown = (
+        packed_batch(
+            [SCENE, SCENE], replace(TINY.stages[1], hidden=count), np.random.default_rng(0), processor.tokenizer
+        )
+        for count in (1, 0)
+    )
+    assert not hidden.pictures[0].any() and shown.pictures[0].any()
+    assert torch.equal(hidden.pictures[1], shown.pictures[1])
+    assert torch.equal(hidden.tokens, shown.tokens) and torch.equal(hidden.kinds, shown.kinds)
+
+
 def test_scenes_depend_on_seed_and_step_only() -> None:
     assert training_scenes(TINY, 1)[0] == training_scenes(TINY, 1)[0]
     assert training_scenes(TINY, 1)[0] != training_scenes(TINY, 2)[0]
@@ -160,6 +173,7 @@ def card_rows(**changed: float) -> pd.DataFrame:
         ("position", "all", "accuracy"): 0.95,
         ("colour", "blank picture", "accuracy"): 0.2,
         ("position", "blank picture", "accuracy"): 0.2,
+        ("shape", "blank picture", "accuracy"): 0.2,
         ("existence", "random", "F1"): 0.9,
         ("existence", "adversarial", "F1"): 0.8,
         ("caption", "all", "CHAIR_S"): 0.2,
@@ -177,6 +191,7 @@ def card_rows(**changed: float) -> pd.DataFrame:
         ({"caption/all/CHAIR_S": 0.41}, "CHAIR_S 0.410"),
         ({"caption/all/CHAIR_S": 0.09}, "CHAIR_S 0.090"),
         ({"colour/blank picture/accuracy": 0.26}, "colour with a blank picture"),
+        ({"shape/blank picture/accuracy": 0.04}, "shape with a blank picture"),
     ],
 )
 def test_requirements(changed: dict[str, float], words: str | None) -> None:

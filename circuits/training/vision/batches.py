@@ -25,6 +25,7 @@ from circuits.training.vision.scenes import (
     SHAPES,
     SIZES,
     Scene,
+    blank_picture,
     sample_scene,
 )
 
@@ -84,13 +85,15 @@ def training_scenes(recipe: SceneRecipe, step: int) -> tuple[list[Scene], np.ran
 def packed_batch(
     scenes: list[Scene], stage: SceneStage, random: np.random.Generator, tokenizer: PreTrainedTokenizerBase
 ) -> PackedBatch:
-    """What the annotator says about the scenes in this stage."""
+    """What the annotator says about the scenes in this stage; the first `stage.hidden` pictures are blank."""
     rows: list[list[Exchange]] = []
     for scene in scenes:
         believed = believed_shapes(scene, random)
         rounds = [questions(scene, believed, random) for _ in range(stage.rounds)]
         rows.append([*chain.from_iterable(rounds), *([caption(scene, believed)] if stage.captions else [])])
-    return pack(torch.tensor(np.stack([scene.draw()[0] for scene in scenes])), rows, tokenizer)
+    pictures = np.stack([scene.draw()[0] for scene in scenes])
+    pictures[: stage.hidden] = blank_picture()
+    return pack(torch.tensor(pictures), rows, tokenizer)
 
 
 def pack(
