@@ -38,25 +38,25 @@ def html_table(*, caption: str, headers: Sequence[str], rows: Sequence[Sequence[
     return _TABLE.render(caption=caption, headers=headers, rows=rows, notes=notes)
 
 
-def number(value: float | None) -> str:
-    """A number in at most four significant digits; NaN and None are dashes."""
-    return "–" if value is None or value != value else f"{value:.4g}"
+def number(value: float | None, shown: str = ".4g") -> str:
+    """A number in at most four significant digits, or in another format; NaN and None are dashes."""
+    return "–" if value is None or value != value else format(value, shown)
 
 
 def number_format(values: Iterable[float], digits: int) -> str:
     """A format that gives numbers as many decimals as the largest of them has within so many significant digits.
 
-    NaN takes no part; where all are smaller than 0.001, the format is that with an exponent.
+    NaN takes no part. Where all are smaller than 0.0001, the format has an exponent, which takes no more room there.
 
     Example:
         >>> [format(value, number_format([12.5, 0.25], 3)) for value in (12.5, 0.25)]
         ['12.5', '0.2']
-        >>> number_format([0.25, 0.5], 4), number_format([0.00001], 3)
-        ('z.3f', '.2e')
+        >>> number_format([0.25, 0.5], 4), number_format([0.00025], 4), number_format([0.000025], 4)
+        ('z.3f', 'z.6f', '.3e')
     """
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     exponent = math.floor(math.log10(largest)) if largest else 0
-    if exponent < -3:
+    if exponent < -4:
         return f".{digits - 1}e"
     return f"z.{max(0, digits - 1 - exponent - (exponent < 0))}f"
 

@@ -92,22 +92,21 @@ def _measure(loaded: Model, name: str, tasks: list[str] | None, n: int, seed: in
 
 def _page(frame: pd.DataFrame, model: str, provenance: Provenance) -> Page:
     from interp.report import Page, titled_table
+    from interp.tables import number, number_format
 
     carded = "card_value" in frame
     title = f"{model} on held-out prompts"
     table = titled_table(title)
     for name in ("task", "subset", "metric"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, no_wrap=name != "metric")
     for name in ("n", "value", "95 % range", "chance", *(("card",) if carded else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for row in frame.to_dict("records"):
-        interval = f"{row['ci_low']:.2f}\N{EN DASH}{row['ci_high']:.2f}" if row["n"] else "–"
-        cells = [row["task"], row["subset"], row["metric"], str(row["n"]), _number(row["value"]), interval]
-        cells += [_number(row["chance"])]
-        cells += [_number(row["card_value"])] if carded else []
+        low, high, card = row["ci_low"], row["ci_high"], row.get("card_value", float("nan"))
+        shown = number_format([row["value"], low, high, card], 4)
+        interval = f"{low:{shown}}\N{EN DASH}{high:{shown}}" if row["n"] else "–"
+        cells = [row["task"], row["subset"], row["metric"], str(row["n"]), number(row["value"], shown), interval]
+        cells += [number(row["chance"], number_format([row["chance"]], 4))]
+        cells += [number(card, shown)] if carded else []
         table.add_row(*cells)
     return Page(title=title, blocks=[table], provenance=provenance)
-
-
-def _number(value: float) -> str:
-    return "–" if value != value else f"{value:.3f}"

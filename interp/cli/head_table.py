@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.table import Table
 
 from interp.report import Page, head_grid, titled_table
+from interp.tables import number
 
 if TYPE_CHECKING:
     from interp.heads import HeadRef
@@ -58,8 +59,8 @@ def _cells(scores: HeadScores, head: HeadRef) -> list[str]:
         scores.labels["role"][head.layer][head.head],
         f"{scores[head]:+z.2f}",
         interval,
-        _signed(float(scores.columns["layer mean"][place])),
-        _signed(float(scores.columns["direct logit"][place])),
+        number(float(scores.columns["layer mean"][place]), "+z.2f"),
+        number(float(scores.columns["direct logit"][place]), "+z.2f"),
         ", ".join(_looks(scores, head)),
     ]
 
@@ -128,7 +129,3 @@ def _shown(scores: HeadScores) -> int:
 
 def _span(values: Sequence[float]) -> str:
     return f"{min(values):.2f} to {max(values):.2f}"
-
-
-def _signed(value: float) -> str:
-    return "–" if value != value else f"{value:+z.2f}"

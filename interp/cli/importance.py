@@ -186,6 +186,7 @@ def _page(scores: HeadScores, curve: PruningCurve | None, top: int) -> Page:
 
 def _table(scores: HeadScores, top: int) -> Table:
     from interp.report import titled_table
+    from interp.tables import number
 
     table = titled_table(f"{scores.name}, {scores.notes['examples']} examples; score: {scores.unit}")
     shown = [name for name in scores.columns if name not in ("kv group", "layer mean", "layer rank")]
@@ -197,7 +198,8 @@ def _table(scores: HeadScores, top: int) -> Table:
         if scores.ci_low is not None and scores.ci_high is not None:
             interval = f"{float(scores.ci_low[place]):z.2f} to {float(scores.ci_high[place]):z.2f}"
         values = [float(scores.columns[name][place]) for name in (*shown, "layer mean", "layer rank")]
-        table.add_row(str(rank), head.label, f"{scores[head]:z.2f}", interval, *map(_number, values))
+        cells = [number(value, "z.2f") for value in values]
+        table.add_row(str(rank), head.label, f"{scores[head]:z.2f}", interval, *cells)
     return table
 
 
@@ -229,7 +231,3 @@ def _areas(curve: PruningCurve) -> list[str]:
         f"{area['lowest random']:+z.2f} to {area['highest random']:+z.2f})"
         for name, area in found.items()
     ]
-
-
-def _number(value: float) -> str:
-    return "–" if value != value else f"{value:z.2f}"

@@ -213,9 +213,7 @@ def _page(found: dict[str, HeadScores], top: int, agreed: Agreement | None) -> P
 def _table(found: dict[str, HeadScores], top: int) -> Table:
     """The highest heads by the first method, with the score of every method."""
     from interp.report import titled_table
-
-    def number(value: float) -> str:
-        return "–" if value != value else f"{value:.3g}"
+    from interp.tables import number
 
     table = titled_table(f"Heads by {next(iter(found.values())).name}")
     table.add_column("head", no_wrap=True)
@@ -225,6 +223,8 @@ def _table(found: dict[str, HeadScores], top: int) -> Table:
     for name in chances:
         table.add_column(name, justify="right")
     for row in _frame(found).head(top).to_dict("records"):
-        table.add_row(row["label"], *(number(row[name]) for name in chances))
-    table.add_row("chance", *(number(chance) if isinstance(chance, float) else "" for chance in chances.values()))
+        table.add_row(row["label"], *(number(row[name], ".3g") for name in chances))
+    table.add_row(
+        "chance", *(number(chance, ".3g") if isinstance(chance, float) else "" for chance in chances.values())
+    )
     return table

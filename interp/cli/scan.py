@@ -166,7 +166,7 @@ def _table(results: Mapping[str, HeadScores | TokenMap], top: int) -> Table:
 def _rows(result: HeadScores | TokenMap, top: int) -> list[list[str]]:
     """Place, score, interval and chance of the highest entries."""
     from interp.results import HeadScores
-    from interp.tables import number_format
+    from interp.tables import number, number_format
 
     rows: list[tuple[str, float, float, float, float]] = []
     if isinstance(result, HeadScores):
@@ -181,7 +181,7 @@ def _rows(result: HeadScores | TokenMap, top: int) -> list[list[str]]:
         rows += [(_place(entry), entry.value, nan, nan, chance) for entry in result.top(top, absolute=result.signed)]
     shown = number_format((value for row in rows for value in row[1:]), 4)
     return [
-        [place, _number(score, shown), "" if low != low else f"{low:{shown}} to {high:{shown}}", _number(chance, shown)]
+        [place, number(score, shown), "" if low != low else f"{low:{shown}} to {high:{shown}}", number(chance, shown)]
         for place, score, low, high, chance in rows
     ]
 
@@ -194,7 +194,3 @@ def _place(entry: TokenEntry) -> str:
     tokens = (("query", entry.query, entry.query_token), ("key", entry.key, entry.key_token))
     places = [f"{name} {place} '{visible(token or '')}'" for name, place, token in tokens if place is not None]
     return " ".join([head, *places])
-
-
-def _number(value: float, shown: str) -> str:
-    return "–" if value != value else format(value, shown)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from interp.analyzers.massive_activations import massive_entries, ratio_to_median
 from interp.analyzers.sinks import sink_table
 from interp.report import Page, head_grid, titled_table, token_grid
-from interp.tables import visible
+from interp.tables import number, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ def _heads(scores: HeadScores, top: int) -> Table:
     rows: list[list[str]] = []
     for head in scores.top(top):
         values = [records[head.label][name] for name in ("score", "chance", *columns)]
-        rows.append([head.label, *(f"{value:.2f}" if value == value else "–" for value in values)])
+        rows.append([head.label, *(number(value, ".2f") for value in values)])
     return _table("strongest heads", ("head", "alpha", "chance", *columns), rows)
 
 

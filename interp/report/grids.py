@@ -38,7 +38,7 @@ class _Colours:
         self.format = "+" * signed + number_format([largest], 3)
 
     def text(self, value: float) -> str:
-        return "–" if value != value else format(value, self.format)
+        return number(value, self.format)
 
     def colour(self, value: float) -> tuple[str, bool]:
         """CSS colour, and whether white text is easier to read on it."""

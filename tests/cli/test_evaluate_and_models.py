@@ -32,6 +32,10 @@ def test_evaluate_measures_mini_sinks_on_its_own_text(command: Command) -> None:
     assert sum(row[:2] == ["back-copy", "thrice"] for row in rows) == 1
     assert sum(row[:1] == ["sinks"] and row[2:4] == ["BOS", "mass"] and row[1] != "all" for row in rows) == 8
     assert max(map(len, out.splitlines())) <= 100
+    assert sum(row[:3] == ["task", "subset", "metric"] for row in rows) == 1  # one table, with the card in it
+    (loss,) = [row for row in rows if row[:3] == ["chain", "all", "loss"]]
+    low, high = map(float, loss[-3].split("–"))
+    assert 0.001 < low < float(loss[-4]) < high < 0.003
     code, _, err = command("evaluate", "--model", "mini-sinks", "--task", "ioi")
     assert code == 2
     assert "mini-sinks is measured on text of its own. Leave --task out." in err
