@@ -196,7 +196,7 @@ class _Study:
         for name in names:
             self._attempt([name], lambda name=name: analyzers.append(self._on_text(name)))
         self._scan(tokens, analyzers)
-        if "delimiter-mass" in self.found and self.found["delimiter-mass"].chance == 0:
+        if "delimiter-mass" in self.found and not self.found["delimiter-mass"].chances.any():
             del self.found["delimiter-mass"]
             self.missing["delimiter-mass"] = "the text has no full stops, commas and separators"
 

@@ -268,7 +268,6 @@ def _vocabulary(model: Model) -> dict[str, int]:
 
 def _joined(metric: str, steps: list[int], measured: Sequence[Measured], run: str | None, text_name: str) -> Emergence:
     last = measured[-1].heads
-    assert isinstance(last.chance, float)
     curves = {
         name: torch.tensor([part.model[name] for part in measured], dtype=torch.float64).unbind(1)
         for name in measured[0].model
@@ -281,7 +280,7 @@ def _joined(metric: str, steps: list[int], measured: Sequence[Measured], run: st
         provenance=replace(last.provenance, model=run or last.provenance.model),
         steps=torch.tensor(steps),
         scores=torch.stack([part.heads.scores for part in measured]),
-        chance=last.chance,
+        chance=float(last.chances.nanmean()),
         model={name: values for name, (values, _) in curves.items()},
         model_chance={name: chance for name, (_, chance) in curves.items()},
         notes={"measured on": f"{last.notes['examples']} sequences: {texts}"},

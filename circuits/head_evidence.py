@@ -76,7 +76,8 @@ class EvidenceTable:
     def chances(self) -> dict[str, dict[str, float]]:
         """What a head that looks everywhere alike would have in the columns of attention."""
         attention = {pair.label: pair.chance for pair in self.pairs}
-        return {"attention chance": attention, "type chance": {k: _chance(v) for k, v in self.types.items()}}
+        types = {name: float(scores.chances.nanmean()) for name, scores in self.types.items()}
+        return {"attention chance": attention, "type chance": types}
 
     def labels(self) -> dict[str, tuple[tuple[str, ...], ...]]:
         """Role and evidence of every head, layer by layer."""
@@ -101,12 +102,8 @@ class EvidenceTable:
             direct=at(self.direct_share),
             from_end=[look(pair, pair.reads) for pair in self.pairs if pair.query == self.answer_position],
             random_types=[
-                Attention(label=name, kind=TYPE_KINDS[name], value=at(scores.scores), chance=_chance(scores))
+                Attention(label=name, kind=TYPE_KINDS[name], value=at(scores.scores), chance=at(scores.chances))
                 for name, scores in self.types.items()
             ],
             task_types=[look(pair, kind) for pair in self.pairs for kind in pair.types],
         )
-
-
-def _chance(scores: HeadScores) -> float:
-    return scores.chance if isinstance(scores.chance, float) else 0.0

@@ -218,12 +218,11 @@ def evidence(measure: str, found: Mapping[str, HeadScores]) -> Evidence:
     lowest, highest = scores.value_range or (None, None)
     missing = torch.full_like(scores.scores, torch.nan, dtype=torch.float64)
     low, high = scores.ci_low, scores.ci_high
-    chance = scores.chance if isinstance(scores.chance, Tensor) else torch.full_like(missing, scores.chance or 0.0)
     return Evidence(
         score=(scores.columns[column] if column else scores.scores).double(),
         low=missing if column or low is None else low.double(),
         high=missing if column or high is None else high.double(),
-        chance=torch.zeros_like(missing) if column else chance.double(),
+        chance=torch.zeros_like(missing) if column or scores.chance is None else scores.chances,
         lowest=-torch.inf if lowest is None else lowest,
         highest=torch.inf if highest is None else highest,
     )

@@ -212,7 +212,7 @@ def _compared(
     values = [torch.stack([part.scores for part in parts]) for parts in (first, second)]
     found = split_differences(*values, seed=seed)
     means = [value.double().mean(0) for value in values]
-    chance = torch.stack([_chance(part) for part in first]).mean(0)
+    chance = torch.stack([part.chances.nan_to_num(0) for part in first]).mean(0)
     highest = first[0].value_range[1] if first[0].value_range is not None else None
     numbers = torch.stack([*means, found.p, chance], -1).tolist()
     changes = tuple(tuple(change_of(a, b, p, level, highest) for a, b, p, level in layer) for layer in numbers)
@@ -235,8 +235,3 @@ def _compared(
         provenance=provenance,
         notes=notes,
     )
-
-
-def _chance(scores: HeadScores) -> Float[Tensor, "layer head"]:
-    chance = scores.chance
-    return chance.double() if isinstance(chance, Tensor) else torch.full_like(scores.scores, chance or 0.0).double()

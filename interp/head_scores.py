@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
@@ -80,6 +81,13 @@ class HeadScores(SavedResult):
         """The heads whose score is NaN."""
         missing = self.scores.isnan().flatten().tolist()
         return [head for head, is_missing in zip(self.heads, missing, strict=True) if is_missing]
+
+    @property
+    def chances(self) -> Float[Tensor, "layer head"]:
+        """The chance level of every head; NaN where none was given."""
+        if isinstance(self.chance, Tensor):
+            return self.chance.double()
+        return torch.full(self.scores.shape, torch.nan if self.chance is None else self.chance, dtype=torch.float64)
 
     def __getitem__(self, head: object) -> float:
         """The score of `"L9H6"`, `"9.6"`, `(9, 6)` or a `HeadRef`."""

@@ -179,6 +179,11 @@ class TestFrame:
     def test_unmeasured_heads_stay_as_nan(self, full: HeadScores) -> None:
         assert full.to_frame()["score"].isna().tolist() == [False, True, False, False, False, False]
 
+    def test_chances_of_heads(self, full: HeadScores, make: Callable[..., HeadScores]) -> None:
+        assert full.chances[:, 1].tolist() == pytest.approx([0.1, 0.2])
+        assert make([[1.0, NAN]], chance=0.5).chances.tolist() == [[0.5, 0.5]]
+        assert make([[1.0, 2.0]]).chances.isnan().all()
+
     @pytest.mark.usefixtures("unchecked_annotations")
     def test_one_chance_for_all_and_no_interval(self, make: Callable[..., HeadScores]) -> None:
         frame = make([[1.0, 2.0]], chance=1).to_frame()

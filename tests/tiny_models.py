@@ -5,6 +5,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from interp.model.load import load
 from interp.model.model import Model
+from tests.architectures import GROUPED, SLIDING_THEN_FULL, decoder, randomised
 
 
 def tiny_llama(
@@ -30,3 +31,9 @@ def tiny_llama(
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.3, generator=generator)
     return load(hf, tokenizer)
+
+
+def tiny_windowed(tokenizer: PreTrainedTokenizerBase, *, window: int = 8) -> Model:
+    """A Gemma 2 whose first layer sees a few tokens only, its second one all of them."""
+    sizes = {**GROUPED, "vocab_size": len(tokenizer), "max_position_embeddings": 128}
+    return load(randomised(decoder("Gemma2", sizes, sliding_window=window, layer_types=SLIDING_THEN_FULL)), tokenizer)

@@ -71,7 +71,7 @@ def razor_heads(
             "retrieval": chosen.repeat_interleave(group, 1).double(),
         },
         provenance=model.provenance([model.batch(tokens)], seed=seed, parameters=parameters),
-        notes={"block": length, "chance echo": echo.chance, "query heads per KV head": group},
+        notes={"block": length, "chance echo": float(echo.chances.nanmean()), "query heads per KV head": group},
     )
 
 

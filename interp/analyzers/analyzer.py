@@ -2,6 +2,7 @@
 
 An analyzer of heads averages twice: over the rows of an example, then over examples with equal weight. So batch size,
 padding and the order of examples never change a score. The interval is mean +- 1.96 standard errors over examples.
+Chance is one number for all heads, or one per layer where sliding windows make layers see differently far.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class HeadMeanReader(AnalyzerReader):
         self.kinds = frozenset({shape.kind})
         self.shape, self.name, self.unit, self.value_range = shape, name, unit, value_range
         self._examples: list[Float[Tensor, "example layer head"]] = []
-        self._chances: list[Float[Tensor, " example"]] = []
+        self._chances: list[Float[Tensor, "example layer"]] = []
         self._sums: dict[int, Float[Tensor, "example head"]] = {}
         self._expected: dict[int, Float[Tensor, " example"]] = {}
         self._counts: dict[int, Float[Tensor, " example"] | Float[Tensor, "example head"]] = {}
@@ -136,12 +137,20 @@ class HeadMeanReader(AnalyzerReader):
             scores=mean,
             unit=self.unit,
             value_range=self.value_range,
-            chance=float(torch.cat(self._chances).nanmean()),
+            chance=self._chance(),
             ci_low=low if several else None,
             ci_high=high if several else None,
             provenance=provenance,
             notes={"examples": int((~examples.isnan()).sum(0).max())},
         )
+
+    def _chance(self) -> float | Float[Tensor, "layer head"]:
+        """Mean over examples; one number where all layers see alike, as they do but for sliding windows."""
+        by_layer = torch.cat(self._chances).nanmean(0)
+        known = by_layer[~by_layer.isnan()]
+        if len(known) == 0 or torch.allclose(known, known[0], rtol=1e-9, atol=0):
+            return float(by_layer.nanmean())
+        return by_layer[:, None].expand(-1, self.shape.n_heads)
 
     def _flush(self) -> None:
         if not self._sums:
@@ -155,6 +164,6 @@ class HeadMeanReader(AnalyzerReader):
             means[:, layer, : sums.shape[1]] = (sums.double() / counts).cpu()
             chances[:, layer] = (self._expected[layer].double() / self._expected_counts[layer].double()).cpu()
         self._examples.append(means)
-        self._chances.append(chances.nanmean(-1))
+        self._chances.append(chances)
         for store in (self._sums, self._expected, self._counts, self._expected_counts):
             store.clear()

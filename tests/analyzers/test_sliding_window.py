@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.analyzers import Analyzer
+from interp.analyzers import Analyzer, analyzer_named
 from interp.analyzers.analyzer import Shape
+from interp.analyzers.distant_mass import DistantMass
 from interp.analyzers.matching import DuplicateToken, Induction
 from interp.analyzers.positional import FirstTokenMass, PreviousToken
+from interp.analyzers.shape import DelimiterMass, LocalMass
 from interp.analyzers.targets import Normalisation
 from interp.attention.kernel import MASKED
 from interp.attention.rows import AttentionRows, Stream
+from interp.interventions.uniform_attention import UniformAttention
 from interp.model.model import Model
 from interp.provenance import Provenance
 from interp.results import HeadScores
@@ -109,3 +112,30 @@ def test_a_token_that_is_not_seen_is_no_previous_token() -> None:
     found = reader.result(Provenance(model="by hand"), [])
     assert isinstance(found, HeadScores)
     assert found["L0H0"] == pytest.approx((1 / 2 + 1 / 3) / 2) and found.chance == pytest.approx(found["L0H0"])
+
+
+EVEN = {
+    "delimiter-mass": DelimiterMass(ids=(5, 9)),
+    "distant-mass": DistantMass(sink=2, recent=4),
+    "local-mass": LocalMass(window=3),
+}
+LIKE_THE_CHANCE = (
+    "first-token", "previous-token", "duplicate-token", "induction", "entropy", "normalised-entropy", "mean-distance",
+    "local-mass", "diagonal-offset", "delimiter-mass", "distant-mass", "sinks",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LIKE_THE_CHANCE)
+def test_chance_is_the_score_of_uniform_attention_in_layers_that_see_differently(name: str) -> None:
+    model = windowed("gemma2")
+    reader = (EVEN.get(name) or analyzer_named(name)).reader(Shape(n_layers=2, n_heads=4, kind="self"))
+    with torch.inference_mode(), interp.watch(model, UniformAttention(torch.ones(2, 4, dtype=torch.bool)), reader):
+        model(model.pad(texts()))
+    found = reader.result(Provenance(model="m"), [])
+    assert isinstance(found, HeadScores)
+    torch.testing.assert_close(found.chances, found.scores.double(), atol=1e-6, rtol=0)
+    assert name == "normalised-entropy" or not torch.allclose(found.chances[0], found.chances[1], atol=1e-3)
+
+
+def test_chance_is_one_number_where_all_layers_see_alike() -> None:
+    assert isinstance(scanned("mistral", LocalMass(window=3), 3, 10**6).chance, float)
