@@ -9,30 +9,21 @@ Both sources give one document after the other and read no further than is asked
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 
+from interp.dataset_rows import dataset_rows, file_rows
 from interp.errors import InputError
 from interp.model.model import Model
 from interp.model.tokens import TokenBatch, encode, leading_tokens
 
 Documents = Literal["document", "paragraph", "line"]
 
-# The builder of the `datasets` package for each kind of file, and its options; every other file is taken for text.
-BUILDERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".ndjson": ("json", {}),
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"sep": "\t"}),
-    ".parquet": ("parquet", {}),
-}
-PACKED = (".gz", ".bz2", ".xz", ".zst")
-"""Endings of compressed files, which `datasets` unpacks by itself."""
 DEFAULT_LENGTH = 512
 NO_TEXT = "There is no text: every document is empty. Choose another file, dataset or column."
 PIECE_CHARACTERS = 100_000
@@ -56,10 +47,7 @@ def texts_of_file(path: str | Path, *, column: str | None = None, sample_by: Doc
         raise InputError(f"There is no file {path}. Check the path.")
     if sample_by not in get_args(Documents):
         raise InputError(f"sample_by={sample_by!r} is unknown; choose one of {', '.join(get_args(Documents))}.")
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in PACKED] or [""]
-    plain = ("text", {"sample_by": sample_by, "encoding": "utf-8-sig"})
-    kind, options = BUILDERS.get(suffixes[-1], plain)
-    return _texts(str(path), column, path=kind, data_files=str(path), split="train", **options)
+    return _texts(str(path), column, partial(file_rows, path, sample_by=sample_by))
 
 
 def texts_of_dataset(
@@ -68,18 +56,18 @@ def texts_of_dataset(
     """The documents of a hub dataset, streamed; without a network, of its copy in the local cache.
 
     Arguments:
-        name: such as ``roneneldan/TinyStories``; or a directory of data files.
+        name: such as ``roneneldan/TinyStories``; or a directory of data files, with a dataset card or without.
         config: configuration (subset) of the dataset, where it has several.
-        split: such as ``train`` or ``validation``.
+        split: such as ``train`` or ``validation``; several with a plus between.
         column: as in `texts_of_file`.
 
     Raises:
-        InputError: the dataset cannot be reached, or has no such configuration, split or column. Raised when the
-            documents are read.
+        InputError: the dataset cannot be reached, is closed to the user, needs code of its own, or has no such
+            configuration, split or column. Raised when the documents are read.
     """
     if Path(name).is_file():
         raise InputError(f"{name} is a file, not a dataset. Give it as a text (--text) instead.")
-    return _texts(name, column, path=name, name=config, split=split)
+    return _texts(name, column, partial(dataset_rows, name, config=config, split=split))
 
 
 def sequences(
@@ -126,28 +114,21 @@ def sequences(
     return TokenBatch(tokens, torch.ones_like(tokens), bool(lead))
 
 
-def _texts(source: str, column: str | None, **options: Any) -> Iterator[str]:
-    import datasets.config
+def _texts(source: str, column: str | None, read: Callable[[], Iterable[dict[str, Any]]]) -> Iterator[str]:
     import datasets.exceptions
 
-    # What is streamed is never in the local cache, and without a network there is nothing else.
-    local = "data_files" in options or Path(source).is_dir()
-    streaming = local or not datasets.config.HF_HUB_OFFLINE
     try:
-        rows: Iterator[Any] = iter(datasets.load_dataset(streaming=streaming, **options))
-        for number, row in enumerate(rows, start=1):
+        for number, row in enumerate(read(), start=1):
             text = row[_text_column(row, column, source)]
             if not isinstance(text, str | None):
                 raise InputError(
                     f"Row {number} of {source} holds {type(text).__name__} in place of text. Choose another column."
                 )
             yield text or ""
-    except ConnectionError as error:
-        raise InputError(f"{error}. Check the name and the network, or use a local file.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{source} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     except (EOFError, OSError, StopIteration, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error.__cause__ or error).split()) or "it holds nothing"
+        reason = " ".join(str(error.__cause__ or error).split()).rstrip(".") or "it holds nothing"
         raise InputError(f"{source} cannot be read: {reason}. Check what it holds.") from error
 
 

@@ -15,6 +15,7 @@ from interp.data import sequences, texts_of_dataset, texts_of_file
 from interp.errors import InputError
 
 BOM = b"\xef\xbb\xbf"
+CUT_OFF = gzip.compress(b"a text that is cut off", mtime=0)[:-9]
 TEXTS = ["Lily had a ball.", "Tom saw a big dog. The dog ran.", "The end."]
 
 
@@ -61,7 +62,7 @@ def test_what_is_one_document_of_a_plain_text(tmp_path: Path) -> None:
     [
         ("none.txt", None, None, "There is no file .*none.txt"),
         ("bytes.txt", b"\xff\xfe\x00", None, "bytes.txt is not UTF-8 text .*Save it as UTF-8"),
-        ("cut.txt.gz", gzip.compress(b"a text that is cut off", mtime=0)[:-9], None, "cut.txt.gz cannot be read: Compressed"),
+        ("cut.txt.gz", CUT_OFF, None, "cut.txt.gz cannot be read: Compressed"),
         ("plain.txt.gz", b"not compressed", None, "plain.txt.gz cannot be read: Not a gzipped file"),
         ("empty.jsonl", b"", None, "empty.jsonl cannot be read"),
         ("empty.csv", b"", None, "empty.csv cannot be read: No columns"),
@@ -91,9 +92,116 @@ def test_a_directory_is_a_dataset_and_a_file_is_not(tmp_path: Path) -> None:
         texts_of_dataset(str(tmp_path / "train.jsonl"))
 
 
-def test_a_dataset_without_a_network() -> None:
-    with pytest.raises(InputError, match="Couldn't reach 'nobody/nothing'.*use a local file"):
-        list(texts_of_dataset("nobody/nothing"))
+CARD = """\
+---
+configs:
+- config_name: stories
+  default: true
+  data_files:
+  - {split: train, path: data/train-*.parquet}
+  - {split: validation, path: data/validation.parquet}
+- config_name: letters
+  data_files: letters/*.parquet
+---
+# Stories and letters
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A directory as the hub keeps a dataset: two configurations, splits, shards, other columns."""
+    for name, column, texts in (
+        ("data/train-00000-of-00002", "text", TEXTS[:2]),
+        ("data/train-00001-of-00002", "text", TEXTS[2:]),
+        ("data/validation", "text", ["Held out."]),
+        ("letters/one", "letter", ["Dear Tom,"]),
+    ):
+        path = tmp_path / f"{name}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pd.DataFrame({"id": range(len(texts)), column: texts, "tags": [["a"]] * len(texts)}).to_parquet(path)
+    (tmp_path / "README.md").write_text(CARD)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        ({}, TEXTS),
+        ({"config": "stories"}, TEXTS),
+        ({"split": "validation"}, ["Held out."]),
+        ({"split": "train+validation"}, [*TEXTS, "Held out."]),
+        ({"config": "letters", "column": "letter"}, ["Dear Tom,"]),
+    ],
+)
+def test_configurations_and_splits_of_a_directory(repository: Path, options: dict[str, str], texts: list[str]) -> None:
+    assert list(texts_of_dataset(str(repository), **options)) == texts  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"config": "poems"}, "has no configuration 'poems'. Choose one of stories, letters"),
+        ({"split": "test"}, "has no split 'test'. Choose one of train, validation"),
+        ({"split": "train[:1]"}, r"has no split 'train\[:1\]'. Choose one of train, validation"),
+        ({"config": "letters", "split": "validation"}, "has no split 'validation'. Choose one of train"),
+        ({"config": "letters"}, "has no column 'text'. Choose one of id, letter, tags"),
+        ({"column": "title"}, "has no column 'title'. Choose one of id, text, tags"),
+        ({"column": "tags"}, "Row 1 of .* holds list in place of text. Choose another column"),
+    ],
+)
+def test_what_a_directory_does_not_hold_is_said_with_the_choice(
+    repository: Path, options: dict[str, str], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        list(texts_of_dataset(str(repository), **options))  # type: ignore[arg-type]
+
+
+def test_several_configurations_without_a_default_must_be_chosen_from(repository: Path) -> None:
+    (repository / "README.md").write_text(CARD.replace("  default: true\n", ""))
+    with pytest.raises(InputError, match="has several configurations. Choose one of stories, letters"):
+        list(texts_of_dataset(str(repository)))
+    (repository / "README.md").unlink()
+    with pytest.raises(InputError, match="no configuration 'stories'. Choose one of default"):
+        list(texts_of_dataset(str(repository), config="stories"))
+
+
+def test_a_directory_is_streamed(repository: Path) -> None:
+    """The second shard is not opened before the first has been read."""
+    (repository / "data" / "train-00001-of-00002.parquet").write_bytes(b"nonsense")
+    texts = texts_of_dataset(str(repository))
+    assert [next(texts), next(texts)] == TEXTS[:2]
+    with pytest.raises(InputError, match="cannot be read: .*not a parquet file"):
+        next(texts)
+
+
+def test_a_directory_can_have_the_name_of_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json").mkdir()
+    _jsonl(tmp_path / "json" / "train.jsonl")
+    monkeypatch.chdir(tmp_path)
+    assert list(texts_of_dataset("json")) == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nobody/nothing", "Couldn't reach 'nobody/nothing' on the hub: HF_HUB_OFFLINE is set.*use a local file"),
+        ("", "There is no directory ''. Check the path, or give a dataset of the hub"),
+        ("./nowhere", "There is no directory ./nowhere. Check the path"),
+        ("some/where/else", "There is no directory some/where/else. Check the path"),
+        ("parquet", "parquet is a format, not a dataset. Give a file"),
+    ],
+)
+def test_datasets_that_are_not_there(name: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        list(texts_of_dataset(name))
+
+
+def test_a_directory_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: The directory at .* doesn't contain any data files. Check"):
+        list(texts_of_dataset(str(tmp_path)))
+    (tmp_path / f"{tmp_path.name}.py").touch()
+    with pytest.raises(InputError, match="needs code of its own to be read, which is not run .*Use a copy of it"):
+        list(texts_of_dataset(str(tmp_path)))
 
 
 def test_packed_sequences_are_the_documents_with_separators_between(model: interp.Model) -> None:

@@ -85,6 +85,8 @@ def _silence_datasets() -> None:
     import logging
 
     import datasets
+    import huggingface_hub.utils.logging as hub_logging
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(logging.CRITICAL)
+    hub_logging.set_verbosity_error()
