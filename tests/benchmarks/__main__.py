@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from tests.benchmarks import catalogue, needle, readers
+from tests.benchmarks import catalogue, help, needle, readers
 
-BENCHMARKS = {"readers": readers.main, "catalogue": catalogue.main, "needle": needle.main}
+BENCHMARKS = {"readers": readers.main, "catalogue": catalogue.main, "needle": needle.main, "help": help.main}
 
 
 def main(arguments: list[str]) -> None:

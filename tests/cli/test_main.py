@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,15 @@ COMMANDS = ("find-heads", "scan", "sinks", "retrieval", "importance", "compare",
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), *((name, "--help") for name in COMMANDS)])
 def test_help_answers_and_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    """How long that takes is measured by `python -m tests.benchmarks help`."""
     program = (
         "import sys; from interp.cli.main import main; code = main(sys.argv[1:]); "
-        "heavy = [n for n in ('torch', 'transformers', 'pandas', 'transformer_lens', 'plotly') if n in sys.modules]; "
-        "assert not heavy, heavy; sys.exit(code)"
+        "heavy = {'torch', 'transformers', 'transformer_lens', 'numpy', 'pandas', 'plotly', 'jinja2'}; "
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules); sys.exit(code)"
     )
-    began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - began
     assert done.returncode == 0, done.stderr
     assert "Usage: interp" in done.stdout
-    assert seconds < 3  # 0.15 s by itself; a busy machine is slower, an import of torch much slower
 
 
 def test_help_lists_the_commands_and_their_options(command: Command) -> None:
