@@ -27,8 +27,8 @@ class HeadRef(NamedTuple):
         stack: "" in models with one stack, "E" for an encoder, "D" for a decoder.
 
     Example:
-        >>> HeadRef.parse("9.6").label
-        'L9H6'
+        >>> HeadRef.parse("9.6")
+        L9H6
         >>> HeadRef.parse("a9.h6") == HeadRef(9, 6)
         True
     """
@@ -42,7 +42,7 @@ class HeadRef(NamedTuple):
         """The name in print, such as `L9H6` or `DL0H3`."""
         return f"{self.stack}L{self.layer}H{self.head}"
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.label
 
     @classmethod

@@ -30,7 +30,7 @@ def test_stacks_of_encoder_decoder_models(text: str, stack: str) -> None:
 
 def test_labels_print_and_read_back() -> None:
     for head in (HeadRef(0, 0), HeadRef(11, 10), HeadRef(3, 2, "E")):
-        assert str(head) == f"{head}" == head.label
+        assert str(head) == f"{head}" == repr(head) == head.label
         assert HeadRef.parse(head.label) == head
 
 
