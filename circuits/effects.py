@@ -20,7 +20,7 @@ class HeadEffects:
         noising: share of the metric lost when the head speaks as on the corrupted prompt.
         denoising: share of the metric regained when the head speaks as on the clean prompt.
         effect: mean of the two; 0 no part in the task, 1 all of it, negative works against it. No bounds.
-        ci_low, ci_high: 95 % interval of `effect` from resampling the prompts.
+        ci_low, ci_high: 95 % interval of `effect` from resampling the prompts; NaN for a single prompt.
         gap: metric on clean minus metric on corrupted prompts, the denominator; `gap_low` and `gap_high` its interval.
     """
 
@@ -42,10 +42,11 @@ class HeadEffects:
                 "raw differences stand in the result."
             )
         if self.gap_low <= 0 <= self.gap_high or self.gap < 0:
+            known = self.gap_low == self.gap_low
+            interval = f", 95 % interval {self.gap_low:.3g} to {self.gap_high:.3g}" if known else ""
             return (
                 f"The metric on clean prompts does not clearly exceed that on corrupted ones (difference {self.gap:.3g}"
-                f", 95 % interval {self.gap_low:.3g} to {self.gap_high:.3g}), so the model does not show this "
-                "behaviour and effects relative to it mean little."
+                f"{interval}), so the model does not show this behaviour and effects relative to it mean little."
             )
         return None
 
@@ -64,6 +65,8 @@ def head_effects(metrics: PatchedMetrics, *, seed: int, resamples: int = RESAMPL
     even = torch.full((1, n_prompts), 1 / n_prompts, dtype=torch.float64)
     noising, denoising, gap = _ratios(metrics, even)
     noised, denoised, gaps = _ratios(metrics, bootstrap_weights(n_prompts, seed=seed, resamples=resamples))
+    if n_prompts < 2:  # every sample of one prompt is that prompt, which would look like certainty
+        noised, denoised, gaps = (torch.full_like(found, torch.nan) for found in (noised, denoised, gaps))
     low, high = percentile_interval(((noised + denoised) / 2).movedim(-1, 0))
     gap_low, gap_high = percentile_interval(gaps)
     return HeadEffects(

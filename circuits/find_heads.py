@@ -58,8 +58,9 @@ def find_heads(
         progress: bars on stderr; None shows them on a terminal only.
 
     Returns:
-        `scores`, with a bootstrap interval: the causal effect of each head, mean of noising and denoising, as a share
-        of what the corruption does to the metric (`circuits.effects`); 0 no part, 1 all of it, negative against it.
+        `scores`, with a bootstrap interval over several prompts: the causal effect of each head, mean of noising and
+        denoising, as a share of what the corruption does to the metric (`circuits.effects`); 0 no part, 1 all of it,
+        negative against it.
         `columns`: both parts; ``direct logit`` (nats); ``layer mean`` and ``layer rank`` (mean effect of the layer's
         other heads, share of them below); attention between named positions (``END->IO``); type scores on random
         tokens; ``exact`` (patched, not estimated). `labels`: ``role`` and ``evidence``.
@@ -97,8 +98,8 @@ def find_heads(
         name=f"causal effect on {study.task.name}",
         unit="share of the corruption's effect",
         scores=effects.effect.float(),
-        ci_low=effects.ci_low.float(),
-        ci_high=effects.ci_high.float(),
+        ci_low=effects.ci_low.float() if len(study.prompts) > 1 else None,
+        ci_high=effects.ci_high.float() if len(study.prompts) > 1 else None,
         chance=0.0,
         signed=True,
         columns=columns,

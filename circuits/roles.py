@@ -84,7 +84,7 @@ class HeadEvidence:
     """Everything that is known of one head on one task.
 
     Attributes:
-        effect, ci_low, ci_high: causal effect and its interval; NaN when not measured.
+        effect, ci_low, ci_high: causal effect and its interval; NaN when not measured, as the interval of one prompt.
         direct: direct contribution to the logit difference, as a share of the clean one; NaN when unknown.
         from_end: attention from the answer position to the other named positions, by what stands there.
         random_types, task_types: attention that makes a head previous-token, duplicate-token or induction, on repeated
@@ -168,6 +168,8 @@ def _nothing(evidence: HeadEvidence) -> str:
     if evidence.effect != evidence.effect:
         return "not measured"
     looks = [*evidence.from_end, *evidence.random_types]
+    if evidence.ci_low != evidence.ci_low:
+        return f"effect {evidence.effect:+.3f}; one prompt has no interval"
     if not evidence.takes_part:
         return f"effect {evidence.effect:+.3f} ({evidence.ci_low:+.3f} to {evidence.ci_high:+.3f}) is not clearly one"
     if not looks:

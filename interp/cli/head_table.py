@@ -40,7 +40,9 @@ def heads_page(scores: HeadScores) -> Page:
 
 def _table(scores: HeadScores) -> Table:
     notes = scores.notes
-    title = f"Heads that do {notes['task']}, by causal effect ({notes['prompts']} prompts, {notes['method']})"
+    n_prompts = notes["prompts"]
+    prompts = f"{n_prompts} prompt{'s' * (n_prompts != 1)}"
+    title = f"Heads that do {notes['task']}, by causal effect ({prompts}, {notes['method']})"
     table = titled_table(title)
     for name, justify in COLUMNS:
         table.add_column(name, justify=justify, no_wrap=name != "attends")
@@ -51,7 +53,7 @@ def _table(scores: HeadScores) -> Table:
 
 def _cells(scores: HeadScores, head: HeadRef) -> list[str]:
     place = (head.layer, head.head)
-    interval = ""
+    interval = "–"
     if scores.ci_low is not None and scores.ci_high is not None:
         interval = f"{float(scores.ci_low[place]):+z.2f} to {float(scores.ci_high[place]):+z.2f}"
     return [

@@ -1,5 +1,6 @@
 """Exact patching against TransformerLens, attribution against exact patching, and the arithmetic of effects."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -185,3 +186,15 @@ def test_a_gap_that_may_be_zero_is_called_out() -> None:
     warning = head_effects(weak, seed=0).warning
     assert warning is not None and "does not show this behaviour" in warning
     assert head_effects(by_hand([0.0, 0.0], [0.0, 0.0]), seed=0).warning is None
+
+
+def test_one_prompt_gives_an_effect_and_no_interval() -> None:
+    pair = by_hand(noised=[-6.0, 2.0], denoised=[3.0, 0.0])
+    one = PatchedMetrics(
+        clean=pair.clean[:1], corrupted=pair.corrupted[:1], noised=pair.noised[..., :1], denoised=pair.denoised[..., :1]
+    )
+    effects = head_effects(one, seed=0)
+    assert float(effects.noising) == 2.5 and effects.gap == 4.0 and effects.warning is None
+    assert all(math.isnan(float(value)) for value in (effects.ci_low, effects.ci_high, effects.gap_low))
+    turned = head_effects(replace(one, clean=torch.tensor([-1.0])), seed=0).warning
+    assert turned is not None and "(difference -1), so" in turned

@@ -30,6 +30,16 @@ def test_the_table_names_the_heads_and_what_they_do(command: Command, circuit_di
     assert "\x1b" not in out
 
 
+def test_one_prompt_has_no_interval(command: Command, circuit_directory: Path) -> None:
+    code, out, err = command(
+        "find-heads", "--task", "induction", "--n-prompts", "1", "--model", circuit_directory, "--quiet"
+    )
+    assert code == 0 and err == ""
+    assert "(1 prompt, exact)" in out
+    row = next(line for line in out.splitlines() if "L1H1" in line)
+    assert "+1.00  " in row and "–" in row and " to " not in row
+
+
 def test_json_on_standard_output_is_nothing_but_json(command: Command, circuit_directory: Path) -> None:
     code, out, err = command("find-heads", *OPTIONS, "--model", circuit_directory, "--json", "-")
     assert code == 0
