@@ -68,11 +68,19 @@ def copy_mass(
 
 
 def copy_chance(
-    n_visible: Float[Tensor, " step"], answer: Int[Tensor, " step"], needle_tokens: Int[Tensor, " token"]
+    seen: Bool[Tensor, "step token"],
+    n_visible: Float[Tensor, " step"],
+    answer: Int[Tensor, " step"],
+    needle_tokens: Int[Tensor, " token"],
 ) -> tuple[float, float]:
-    """Expected recall of a head whose argmax falls on a random visible key, and soft score of uniform attention."""
+    """Expected recall of a head whose argmax falls on a random visible key, and soft score of uniform attention.
+
+    Arguments:
+        seen: which tokens of the needle each step sees; all of them but for sliding windows.
+        n_visible: how many keys it sees.
+    """
     same = answer[:, None] == needle_tokens
-    hit = same.sum(-1).double() / n_visible
+    hit = (same & seen).sum(-1).double() / n_visible
     written = answer == needle_tokens.unique()[:, None]
     missed = torch.where(written, 1 - hit, 1.0).prod(-1)
     return float((1 - missed).mean()), float(hit[same.any(-1)].mean())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -15,6 +15,7 @@ from circuits.forward import check_language_model
 from circuits.retrieval.copying import copy_chance, copy_hits, copy_mass, copy_recall, rouge_recall
 from circuits.retrieval.needles import NeedlePrompt
 from circuits.retrieval.prefix import SharedPrefix, shared_order
+from interp.analyzers.analyzer import chance_of_layers
 from interp.attention.participants import Reader
 from interp.attention.rows import AttentionRows
 from interp.attention.session import watch
@@ -95,12 +96,12 @@ def needle_heads(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Instance:
-    """One answered prompt: scores ``[layer, head]``, their chance levels, and whether the answer was right."""
+    """One answered prompt: scores and their chance levels (of both in each layer), and whether the answer was right."""
 
     prompt: NeedlePrompt
     recall: Float[Tensor, "layer head"]
     mass: Float[Tensor, "layer head"]
-    chance: tuple[float, float]
+    chance: Float[Tensor, "layer 2"]
     answered: bool
 
 
@@ -113,27 +114,31 @@ class _AnswerRows(Reader):
         self.shape = (model.n_layers, model.n_heads)
         self._attended: dict[int, list[Int[Tensor, "head step"]]] = {}
         self._mass: dict[int, list[Float[Tensor, "head step token"]]] = {}
-        self._visible: list[Float[Tensor, " step"]] = []
+        self._seen: dict[int, list[Bool[Tensor, "step token"]]] = {}
+        self._visible: dict[int, list[Float[Tensor, " step"]]] = {}
 
     def read_rows(self, rows: AttentionRows) -> None:
         pattern = rows.pattern[0]
         column = self.needle.to(rows.keys.device) - rows.keys[0]
         inside = (column >= 0) & (column < len(rows.keys))
-        mass = pattern[..., column.clamp(0, len(rows.keys) - 1)] * inside
+        place = column.clamp(0, len(rows.keys) - 1)
+        mass = pattern[..., place] * inside
         largest = pattern.max(-1).indices  # the first of several, as argmax, in a third of its time
         self._attended.setdefault(rows.layer, []).append((largest + rows.keys[0]).cpu())
         self._mass.setdefault(rows.layer, []).append(mass.cpu())
-        if rows.layer == min(self._mass):
-            self._visible.append(rows.n_visible[0].cpu())
+        self._seen.setdefault(rows.layer, []).append((rows.visible[0][:, place] & inside).cpu())
+        self._visible.setdefault(rows.layer, []).append(rows.n_visible[0].cpu())
 
     def instance(self, prompt: NeedlePrompt, answer: Int[Tensor, " step"], answered: bool) -> _Instance:
         """Scores of what was read while this answer was written; NaN for layers without softmax attention."""
         recall, mass = torch.full((2, *self.shape), torch.nan, dtype=torch.float64)
+        chance = torch.full((self.shape[0], 2), torch.nan, dtype=torch.float64)
         for layer, attended in self._attended.items():
             hits = copy_hits(torch.cat(attended, -1)[None], answer, prompt.needle_tokens, prompt.needle[0])[0]
             recall[layer, : len(hits)] = copy_recall(hits, answer, prompt.needle_tokens)
             mass[layer, : len(hits)] = copy_mass(torch.cat(self._mass[layer], 1), answer, prompt.needle_tokens)
-        chance = copy_chance(torch.cat(self._visible), answer, prompt.needle_tokens)
+            seen, visible = torch.cat(self._seen[layer]), torch.cat(self._visible[layer])
+            chance[layer] = torch.tensor(copy_chance(seen, visible, answer, prompt.needle_tokens))
         return _Instance(prompt=prompt, recall=recall, mass=mass, chance=chance, answered=answered)
 
 
@@ -187,7 +192,7 @@ def _result(
     soft = torch.stack([instance.mass for instance in counted])
     scores = recall.mean(0)
     low, high = bootstrap_interval(recall, seed=seed)
-    chances = torch.tensor([instance.chance for instance in counted], dtype=torch.float64)
+    chances = torch.stack([instance.chance for instance in counted])
     places = [
         {
             "needle": i.prompt.name,
@@ -205,7 +210,7 @@ def _result(
         value_range=(0.0, 1.0),
         ci_low=low,
         ci_high=high,
-        chance=float(chances[:, 0].mean()),
+        chance=chance_of_layers(chances[..., 0].mean(0), model.n_heads),
         columns={
             "soft": soft.nanmean(0),
             "activation frequency": recall.gt(0).double().mean(0).masked_fill(scores.isnan(), torch.nan),
@@ -215,7 +220,7 @@ def _result(
         provenance=model.provenance(
             [model.batch(prompt.tokens) for prompt in prompts], seed=seed, parameters=parameters
         ),
-        notes={"chance soft": float(chances[:, 1].nanmean()), "counted": len(counted), "instances": places},
+        notes={"chance soft": float(chances[..., 1].nanmean()), "counted": len(counted), "instances": places},
     )
 
 

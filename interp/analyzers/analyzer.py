@@ -24,6 +24,10 @@ from interp.provenance import Provenance
 from interp.results import HeadScores, TokenMap
 from interp.statistics import mean_interval
 
+TEXT = frozenset({"self", "encoder", "cross"})
+"""The kinds of attention over tokens of a text."""
+KINDS = TEXT | {"vision"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
@@ -48,10 +52,13 @@ class Analyzer(ABC):
 
     Attributes:
         name: what it is called.
+        reads: the kinds of attention that it can read. Positions of patches count row by row, in one sequence behind
+            the tokens in front of them ([CLS], registers).
         least: the lowest sensible value of its parameters, as far as they have one.
     """
 
     name: ClassVar[str]
+    reads: ClassVar[frozenset[str]] = KINDS
     least: ClassVar[Mapping[str, float]] = {}
 
     def __post_init__(self) -> None:
@@ -68,6 +75,20 @@ class Analyzer(ABC):
     @abstractmethod
     def reader(self, shape: Shape) -> AnalyzerReader:
         """A reader with nothing read yet."""
+
+
+def chance_of_layers(by_layer: Float[Tensor, " layer"], n_heads: int) -> float | Float[Tensor, "layer head"]:
+    """Chance levels of layers as those of heads; one number where all layers see alike, as without sliding windows.
+
+    Example:
+        >>> chance_of_layers(torch.tensor([0.25, torch.nan, 0.25]), 2), chance_of_layers(torch.tensor([0.5, 0.25]), 1)
+        (0.25, tensor([[0.5000],
+                [0.2500]]))
+    """
+    known = by_layer[~by_layer.isnan()]
+    if len(known) == 0 or torch.allclose(known, known[0], rtol=1e-9, atol=0):
+        return float(by_layer.nanmean())
+    return by_layer[:, None].expand(-1, n_heads)
 
 
 class HeadMeanReader(AnalyzerReader):
@@ -137,20 +158,12 @@ class HeadMeanReader(AnalyzerReader):
             scores=mean,
             unit=self.unit,
             value_range=self.value_range,
-            chance=self._chance(),
+            chance=chance_of_layers(torch.cat(self._chances).nanmean(0), self.shape.n_heads),
             ci_low=low if several else None,
             ci_high=high if several else None,
             provenance=provenance,
             notes={"examples": int((~examples.isnan()).sum(0).max())},
         )
-
-    def _chance(self) -> float | Float[Tensor, "layer head"]:
-        """Mean over examples; one number where all layers see alike, as they do but for sliding windows."""
-        by_layer = torch.cat(self._chances).nanmean(0)
-        known = by_layer[~by_layer.isnan()]
-        if len(known) == 0 or torch.allclose(known, known[0], rtol=1e-9, atol=0):
-            return float(by_layer.nanmean())
-        return by_layer[:, None].expand(-1, self.shape.n_heads)
 
     def _flush(self) -> None:
         if not self._sums:

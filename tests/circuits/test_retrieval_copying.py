@@ -49,9 +49,12 @@ def test_soft_score_is_the_mass_on_the_right_token() -> None:
 
 def test_chance_is_a_random_key_and_uniform_attention() -> None:
     visible = torch.full((5,), 20.0, dtype=torch.float64)
-    assert copy_chance(visible, NEEDLE, NEEDLE) == pytest.approx((1 / 20, 1 / 20))
-    twice = copy_chance(visible[:2], torch.tensor([50, 50]), NEEDLE)
+    seen = torch.ones(len(visible), len(NEEDLE), dtype=torch.bool)
+    assert copy_chance(seen, visible, NEEDLE, NEEDLE) == pytest.approx((1 / 20, 1 / 20))
+    twice = copy_chance(seen[:2], visible[:2], torch.tensor([50, 50]), NEEDLE)
     assert twice == pytest.approx(((1 - (19 / 20) ** 2) / 5, 1 / 20))
+    seen[:, :2] = False  # beyond a sliding window
+    assert copy_chance(seen, visible, NEEDLE, NEEDLE) == pytest.approx((3 / 5 / 20, 3 / 5 / 20))
 
 
 def test_rouge_recall() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pytest import MonkeyPatch
 from transformers import PreTrainedTokenizerBase
 
 import interp
@@ -9,7 +10,8 @@ from circuits.catalogue import catalogue
 from circuits.effects import HeadEffects
 from circuits.emergence import measure_emergence
 from circuits.head_evidence import EvidenceTable
-from circuits.retrieval import razor_heads
+from circuits.retrieval import needle, needle_heads, random_needle_prompts, razor_heads
+from circuits.retrieval.needle import Scoring
 from circuits.study import Study
 from interp.comparison import compare_models
 from interp.model.model import Model
@@ -64,6 +66,18 @@ def test_a_block_beyond_the_window_leaves_its_layer_unmeasured(model: Model) -> 
     found = razor_heads(model, block=12, induction_share=0.5)
     assert [head.layer for head in found.unmeasured] == [0] * 4 and isinstance(found.chance, float)
     assert found.columns["retrieval"].sum(-1).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("scoring", ["teacher-forced", "decode"])
+def test_needles_beyond_the_window_have_no_chance(model: Model, scoring: Scoring, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(needle, "ANSWERED", -1)  # whatever this random model answers is counted
+    prompts = random_needle_prompts(model, lengths=[60], depths=[0.0, 0.5], n_needles=2, cue=3, answer=5)
+    found = needle_heads(model, prompts, scoring=scoring, max_new_tokens=5, progress=False)
+    assert not found.chances[0].any() and not found.scores[0].any()
+    if scoring == "teacher-forced":
+        expected = sum(1 / (60 + step) for step in range(5)) / 5
+        assert found.chances[1].tolist() == pytest.approx([expected] * 4)
+        assert found.notes["chance soft"] == pytest.approx(expected / 2)
 
 
 def test_evidence_on_heads(model: Model) -> None:
