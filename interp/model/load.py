@@ -97,7 +97,7 @@ def _device(device: str | torch.device | None) -> torch.device:
         raise InputError(f"Device {device!r} is unknown to torch. Use 'cpu', 'cuda' or 'cuda:N'.") from error
     if wanted.type not in ("cpu", "cuda"):
         try:
-            torch.empty(0, device=wanted)
+            torch.zeros(1, device=wanted).cpu()
         except (RuntimeError, NotImplementedError, AssertionError) as error:
             raise InputError(f"Device {str(device)!r} cannot be used by this build of torch. Use 'cpu'.") from error
     if wanted.type == "cuda" and (not torch.cuda.is_available() or (wanted.index or 0) >= torch.cuda.device_count()):
@@ -126,6 +126,8 @@ def _config(source: str, name: str, hub: dict[str, Any]) -> PretrainedConfig:
         raise InputError(
             f"The directory {name} holds no config.json, so it is not a Hugging Face model. Check the path."
         )
+    if directory.is_file():
+        raise InputError(f"{name} is a file. Give the directory that holds config.json and the weights.")
     if not directory.is_dir() and (directory.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise InputError(f"There is no directory {name}. Check the path, or give a hub id such as 'gpt2'.")
     try:
@@ -192,13 +194,15 @@ def _surplus(hf: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
 
 
 def _tokenizer(source: str, name: str, hub: dict[str, Any]) -> Any:
+    fix = "Put tokenizer.json and tokenizer_config.json beside the weights, or pass tokenizer=."
     try:
-        return AutoTokenizer.from_pretrained(source, **hub)
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, **hub)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{name} comes without a usable tokenizer ({_first_line(error)}) Put tokenizer.json and "
-            "tokenizer_config.json beside the weights, or pass tokenizer=."
-        ) from error
+        raise InputError(f"{name} comes without a usable tokenizer ({_first_line(error)}) {fix}") from error
+    # Where its files are missing, some families get a tokenizer of special tokens and, at most, a space.
+    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:
+        raise InputError(f"{name} comes without a usable tokenizer (it knows no words). {fix}")
+    return tokenizer
 
 
 def _processor(source: str, hub: dict[str, Any]) -> Any:

@@ -19,7 +19,7 @@ from interp.errors import InputError, ModelNotSupported
 from interp.model.embedded import cached_names, embedded_names, embedded_path
 from interp.model.load import load
 from interp.model.model import Model
-from tests.architectures import NOT_DISPATCHING, randomised, token_rows
+from tests.architectures import ARCHITECTURES, NOT_DISPATCHING, randomised, token_rows
 from tests.attention.reference import Recorder
 from tests.model.checkpoints import LLAMA, saved_llama, word_tokenizer
 
@@ -192,6 +192,15 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.mark.parametrize("family", ["gpt2", "bert", "t5"])
+def test_the_empty_tokenizer_of_a_family_is_none(tmp_path: Path, family: str) -> None:
+    """Without its files, transformers makes one of special tokens (and T5's of a space)."""
+    row = next(row for row in ARCHITECTURES if row.name == family)
+    row.build().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"comes without a usable tokenizer \(it knows no words\). Put tokenizer.json"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("damage", BROKEN)
 def test_a_broken_directory_is_refused_with_the_fix(copy: Path, damage: str) -> None:
     destroy, message = BROKEN[damage]
@@ -217,6 +226,11 @@ def test_a_path_that_does_not_exist_is_refused(path: str) -> None:
         load(path)
 
 
+def test_a_file_is_no_model(checkpoint: Path) -> None:
+    with pytest.raises(InputError, match=r"config.json is a file. Give the directory that holds config.json"):
+        load(checkpoint / "config.json")
+
+
 def test_an_empty_name_is_refused() -> None:
     with pytest.raises(InputError, match="name of the model is empty"):
         load("")
@@ -240,6 +254,11 @@ def test_an_unknown_device_is_refused(checkpoint: Path) -> None:
 def test_a_device_that_this_torch_cannot_use_is_refused(checkpoint: Path) -> None:
     with pytest.raises(InputError, match="Device 'mps' cannot be used by this build of torch. Use 'cpu'"):
         load(checkpoint, device="mps")
+
+
+def test_a_device_without_numbers_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="Device 'meta' cannot be used"):
+        load(checkpoint, device="meta")
 
 
 def test_an_unknown_dtype_is_refused(checkpoint: Path) -> None:
