@@ -138,7 +138,7 @@ class _AnswerRows(Reader):
             recall[layer, : len(hits)] = copy_recall(hits, answer, prompt.needle_tokens)
             mass[layer, : len(hits)] = copy_mass(torch.cat(self._mass[layer], 1), answer, prompt.needle_tokens)
             seen, visible = torch.cat(self._seen[layer]), torch.cat(self._visible[layer])
-            chance[layer] = torch.tensor(copy_chance(seen, visible, answer, prompt.needle_tokens))
+            chance[layer] = chance.new_tensor(copy_chance(seen, visible, answer, prompt.needle_tokens))
         return _Instance(prompt=prompt, recall=recall, mass=mass, chance=chance, answered=answered)
 
 
