@@ -108,11 +108,12 @@ def duo_surrogate(
 
     *Formula*: ``D = mean over tokens and d_model of (J (full - streaming))^2`` with ``J`` the derivative of the final
     hidden states with respect to the head's output, all other heads giving what they give in the untouched model, as
-    `duo_gates` has it: what a head does through the attention of later heads is not in it. Around gates of 1 the distillation loss of `duo_gates` is
-    ``sum_h (1 - gate_h)^2 D_h`` plus products of different heads; without these its optimum with penalty is
-    ``gate = clip(1 - penalty / (2 N D), 0, 1)`` for N gates. ``D`` is found by random probes: for ``v ~ N(0, I)`` the
-    squared derivative of ``v . hidden`` with respect to a gate has the mean ``D`` times the number of hidden values,
-    for all heads in one backward pass (relative error of one prompt's ``D``: ``sqrt(2 / probes)``).
+    `duo_gates` has it: what a head does through the attention of later heads is not in it. Around gates of 1 the
+    distillation loss of `duo_gates` is ``sum_h (1 - gate_h)^2 D_h`` plus products of different heads; without these its
+    optimum with penalty is ``gate = clip(1 - penalty / (2 N D), 0, 1)`` for N gates. ``D`` is found by random probes:
+    for ``v ~ N(0, I)`` the squared derivative of ``v . hidden`` with respect to a gate has the mean ``D`` times the
+    number of hidden values, for all heads in one backward pass (relative error of one prompt's ``D``:
+    ``sqrt(2 / probes)``).
     *Range* 0 (which is `chance`) and up, in squared hidden units. Ours; the official code only optimises.
 
     Arguments:
