@@ -203,7 +203,7 @@ class TextObjective(Objective):
     unit = "nats per token"
 
     def __init__(self, model: Model, text: Inputs, *, batch_size: int, progress: bool | None, seed: int) -> None:
-        if not model.capabilities.generates or "encoder" in model.capabilities.kinds:
+        if not model.predicts_next_token:
             raise InputError(f"{model.name} does not predict the next token of a text. Use a decoder-only model.")
         super().__init__(model, batch_size=batch_size, progress=progress, seed=seed)
         self.text = model.batch(text)

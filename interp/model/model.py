@@ -98,6 +98,11 @@ class Model:
         return n_positions if n_positions is None or padding is None else n_positions - padding - 1
 
     @property
+    def predicts_next_token(self) -> bool:
+        """Whether it predicts every next token of a text, as a decoder without an encoder does."""
+        return self.capabilities.generates and "encoder" not in self.capabilities.kinds
+
+    @property
     def device(self) -> torch.device:
         """Where inputs go."""
         return self.hf.device
@@ -174,7 +179,7 @@ class Model:
 
     def __call__(self, inputs: Inputs, **kwargs: Any) -> Float[Tensor, "batch position vocab"]:
         """Logits. `kwargs` go to the Hugging Face model (``pixel_values``, ``past_key_values``, ...)."""
-        return output_tensor(self.hf(**self.forward_inputs(self.batch(inputs)), **kwargs))
+        return output_tensor(self.hf(**self._keywords(self.batch(inputs)), **kwargs))
 
     def generate(self, inputs: Inputs, *, max_new_tokens: int = 32, **kwargs: Any) -> Int[Tensor, "batch position"]:
         """Greedy continuation (unless `kwargs` say otherwise), prompt included; hooks are live in every step."""
@@ -200,8 +205,17 @@ class Model:
         """Keywords for ``hf(...)``: the mask only where something is padded, positions that skip left padding.
 
         Raises:
-            InputError: the batch is padded on the left, and on this model that would change the numbers.
+            InputError: the model reads two texts, or the batch is padded on the left, and on this model that would
+                change the numbers.
         """
+        if self.hf.config.is_encoder_decoder:
+            raise InputError(
+                f"{self.name} is an encoder-decoder, whose decoder reads a text of its own. Use a model with one stack "
+                "here, or interp.capture_patterns with decoder_input_ids=."
+            )
+        return self._keywords(batch)
+
+    def _keywords(self, batch: TokenBatch) -> dict[str, Tensor]:
         inputs: dict[str, Tensor] = {"input_ids": batch.tokens}
         if batch.padding_side is None:
             return inputs

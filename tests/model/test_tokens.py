@@ -179,3 +179,11 @@ def test_a_result_says_when_the_text_has_words_that_the_model_does_not_know(mode
     assert sentence.startswith("25% of the tokens are words that") and sentence.endswith(f"({tokenizer.unk_token})")
     nothing = model.provenance([])
     assert (nothing.prompt_hash, nothing.prepend_bos, nothing.warnings) == (None, None, ())
+
+
+def test_one_text_is_not_enough_for_an_encoder_decoder() -> None:
+    model = loaded("t5")
+    batch = model.batch(ids())
+    with pytest.raises(InputError, match=r"t5 is an encoder-decoder.*Use a model with one stack here, or"):
+        model.forward_inputs(batch)
+    assert model(batch, decoder_input_ids=ids()[:, :3]).shape[1] == 3
