@@ -43,9 +43,10 @@ def in_context_score(
         data: documents of at least ``late + 2`` tokens each; `interp.data.sequences` cuts them.
 
     Raises:
-        InputError: positions that are not ``0 <= early < late``, documents that are too short, or fewer than two.
+        InputError: positions that are not ``0 <= early < late``, documents that are too short, or fewer than two; a
+            model that does not predict next tokens.
     """
-    tokens = _documents(model, data, early, late)
+    tokens = _documents(model, data, early, late, batch_size)
     losses = _losses(model, tokens, batch_size)
     difference = losses[:, late] - losses[:, early]
     foreign = _losses(model, _foreign(tokens, early, late), batch_size)[:, late]
@@ -95,7 +96,7 @@ def in_context_heads(
     """
     if ablation not in get_args(Ablation):
         raise InputError(f"There is no ablation {ablation!r}. Choose from {', '.join(get_args(Ablation))}.")
-    tokens = _documents(model, data, early, late)
+    tokens = _documents(model, data, early, late, batch_size)
     whole = _losses(model, tokens, batch_size)[:, [early, late]]
     shape = (model.n_layers, model.n_heads)
     changes = torch.full((len(tokens), *shape, 2), torch.nan, dtype=torch.float64)
@@ -125,8 +126,14 @@ def in_context_heads(
     )
 
 
-def _documents(model: Model, data: Inputs, early: int, late: int) -> Int[Tensor, "document position"]:
-    """The first ``late + 2`` tokens of every document."""
+def _documents(
+    model: Model, data: Inputs, early: int, late: int, batch_size: int
+) -> Int[Tensor, "document position"]:
+    """The first ``late + 2`` tokens of every document, where all can be measured."""
+    if not model.predicts_next_token:
+        raise InputError(f"{model.name} does not predict the next token of a text. Use a decoder-only model.")
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}; expected at least 1.")
     if not 0 <= early < late:
         raise InputError(f"early={early}, late={late}; expected 0 <= early < late.")
     batches = list(batched(model, data, 1))

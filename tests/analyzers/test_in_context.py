@@ -12,6 +12,7 @@ from interp.errors import InputError
 from interp.loss_curve import LossCurve
 from interp.model.model import Model
 from interp.stimuli import repeated_tokens
+from tests.attention.models import ids, loaded
 from tests.hand_weighted import induction_model, letters_tokenizer
 from tests.tiny_models import tiny_llama
 
@@ -94,3 +95,12 @@ def test_unusable_documents_are_refused(circuit: Model, documents: Tensor) -> No
         in_context_score(circuit, documents[:1], early=5, late=20)
     with pytest.raises(InputError, match="expected 0 <= early < late"):
         in_context_score(circuit, documents, early=20, late=20)
+    with pytest.raises(InputError, match="batch_size=0; expected at least 1"):
+        in_context_score(circuit, documents, early=5, late=20, batch_size=0)
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "vit"])
+def test_models_that_predict_no_next_token_are_refused(name: str) -> None:
+    for measure in (in_context_score, in_context_heads):
+        with pytest.raises(InputError, match=f"{name} does not predict the next token of a text"):
+            measure(loaded(name), ids(), early=1, late=5)
