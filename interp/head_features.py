@@ -22,7 +22,8 @@ class HeadFeatures(SavedResult):
 
     Arguments, beside those of `SavedResult`:
         values: ``[text, layer, head, feature]``; NaN for heads that a layer does not have.
-        uniform: the features of uniform attention over the visible keys of each text, ``[text, feature]``.
+        uniform: the features of uniform attention over the visible keys of each text, mean over layers,
+            ``[text, feature]``.
         features: names of the features.
     """
 

@@ -206,7 +206,8 @@ def topological_features(
             ``1 - A`` (larger direction) in dimension 0, each in [0, 1]; entropy in nats.
         to_self, to_first, to_previous, to_next, to_comma, to_dot, to_sep: `pattern_distance` to canonical patterns;
             1 where the text has no such token, and for ``to_next`` in a causal map.
-    *Control*: the same features of uniform attention, `HeadFeatures.uniform`.
+    *Control*: the same features of uniform attention, `HeadFeatures.uniform`, as a mean over layers where sliding
+    windows make these differ.
     *Source*: Kushnareva et al. 2021, arXiv 2109.04825; Proskurina et al. 2023, "Can BERT eat RuCoLA?".
     *Differences from their code*: self-loops are not counted as cycles (their b1 is ours plus `self_loops`, their edge
     count likewise); counts keep all digits; patterns are compared over real tokens only; the matching number is left
@@ -245,7 +246,7 @@ def topological_features(
     return HeadFeatures(
         name="topological features",
         values=torch.stack([reader.values for reader in readers]),
-        uniform=torch.stack([reader.uniform for reader in readers]),
+        uniform=torch.stack([torch.stack(reader.uniform).mean(0) for reader in readers]),
         features=topology.features,
         unit="",
         provenance=model.provenance(texts, seed=seed, parameters={**parameters, "floor": topology.floor}),
@@ -267,7 +268,7 @@ class _Maps(Reader):
         self.kinds = frozenset({kind})
         self.n, self.canonical, self.topology = n, canonical, topology
         self.values = torch.full(shape, torch.nan, dtype=torch.float64)
-        self.uniform = torch.full(shape[-1:], torch.nan, dtype=torch.float64)
+        self.uniform: list[Float[Tensor, " feature"]] = []
         self.maps: Tensor | None = None
 
     def read_rows(self, rows: AttentionRows) -> None:
@@ -280,5 +281,5 @@ class _Maps(Reader):
         assert self.maps is not None
         features = map_features(self.maps, self.canonical.to(self.maps), self.topology).cpu()
         self.values[call.layer, : len(features) - 1] = features[:-1]
-        self.uniform = features[-1]
+        self.uniform.append(features[-1])
         self.maps = None

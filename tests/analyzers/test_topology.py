@@ -154,6 +154,13 @@ def test_uniform_attention_stands_beside_every_feature(model: Model) -> None:
         found.scores("b9")
 
 
+def test_uniform_attention_is_that_of_all_layers() -> None:
+    """A window of five tokens in the first of two layers; edges lead to every token of rows with at most nine."""
+    found = topological_features(loaded("gemma2"), torch.arange(4, 16)[None], Topology(thresholds=(0.105,)))
+    windowed, whole = 1 + 2 + 3 + 4 * 8, sum(range(9))
+    assert found.uniform[0, found.features.index("edges@0.105")] == (windowed + whole) / 2
+
+
 def test_tables_and_storage(model: Model, tmp_path: Path) -> None:
     found = topological_features(model, STORY, Topology(thresholds=(0.1,)))
     n_features = len(found.features)
