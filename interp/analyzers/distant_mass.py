@@ -25,14 +25,14 @@ def local_keys(
     recent: int,
     first: Int[Tensor, " batch"],
 ) -> Bool[Tensor, "batch query key"]:
-    """Sinks and recent keys: ``j < sink`` from the first real token on, or ``i - j < recent`` (the query included).
+    """Sinks and recent keys: ``j < sink`` from the first real token on, or ``|i - j| < recent`` (the query included).
 
     Example:
         >>> local_keys(torch.tensor([6]), torch.arange(7), sink=2, recent=3, first=torch.tensor([0]))[0, 0].tolist()
         [True, True, False, False, True, True, True]
     """
     sinks = keys - first[:, None].to(keys.device) < sink
-    return sinks[:, None] | (queries[:, None] - keys < recent)
+    return sinks[:, None] | ((queries[:, None] - keys).abs() < recent)
 
 
 def far_keys(rows: AttentionRows, *, sink: int, recent: int) -> Bool[Tensor, "batch query key"]:
@@ -68,7 +68,7 @@ class DistantMass(Analyzer):
 
     Arguments:
         sink: first keys that count as sinks.
-        recent: latest keys that count as recent, the query's own included.
+        recent: latest keys that count as recent, the query's own included; in an encoder the nearest to either side.
         threshold: least distant mass of a retrieval head.
         share: largest share of the heads that can be retrieval heads.
     """

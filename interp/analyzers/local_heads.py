@@ -65,7 +65,7 @@ class LocalHeads(Analyzer):
 
     Arguments:
         sink: first keys of the local set.
-        recent: latest keys of the local set, the query's own included.
+        recent: latest keys of the local set, the query's own included; in an encoder the nearest to either side.
         tau: least share of attention on the local set.
     """
 

@@ -48,6 +48,18 @@ def test_distant_mass_of_known_heads() -> None:
     assert found.labels["type"] == (("streaming", "streaming", "streaming", "retrieval"),)
 
 
+def test_in_an_encoder_later_keys_can_be_far_as_well() -> None:
+    """Every query looks at the last token, which is near to the last three of them alone."""
+    last = torch.zeros(N, N)
+    last[:, -1] = 1
+    found = hand_made.read(DistantMass(sink=2, recent=3), last, causal=False)
+    local = hand_made.read(LocalHeads(sink=2, recent=3), last, causal=False)
+    assert isinstance(found, HeadScores) and isinstance(local, HeadScores)
+    assert found["L0H0"] == pytest.approx((N - 3) / N) and local["L0H0"] == pytest.approx(3 / N)
+    near = [min(row + 2, N - 1) - max(row - 2, 2) + 1 for row in range(N)]
+    assert found.chance == pytest.approx(sum(1 - (2 + n) / N for n in near) / N)
+
+
 @pytest.mark.parametrize("n", [70, 100])
 def test_the_distant_mass_of_the_last_row_with_the_published_window(n: int) -> None:
     """Sinks 4, recent 64: nothing for sink and previous-token heads, ``1 - 68 / n`` for a uniform one."""
