@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 
 import torch
 from jaxtyping import Bool, Float, Int8
@@ -181,7 +182,7 @@ def chosen_types(names: Iterable[str] | None, thresholds: Mapping[str, float]) -
     """The types of these names in the order of the table, with other, absolute thresholds for their first conditions.
 
     Raises:
-        InputError: a name is not in the table, or no name is given.
+        InputError: a name is not in the table, no name is given, or a threshold is no number or of another type.
     """
     known = [kind.name for kind in HEAD_TYPES]
     wanted = known if names is None else list(names)
@@ -189,6 +190,11 @@ def chosen_types(names: Iterable[str] | None, thresholds: Mapping[str, float]) -
     if unknown or not wanted:
         problem = f"no type {unknown[0]!r}" if unknown else "nothing to look for"
         raise InputError(f"There is {problem}. Choose from {', '.join(known)}.")
+    for name, threshold in thresholds.items():
+        if name not in wanted or not isfinite(threshold):
+            raise InputError(
+                f"The threshold {name}={threshold} cannot be used; expected a number for one of {', '.join(wanted)}."
+            )
     return tuple(_with_threshold(kind, thresholds.get(kind.name)) for kind in HEAD_TYPES if kind.name in wanted)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuits.forward import accepts
+from interp.data import sequence_length
 from interp.errors import InputError
 from interp.model.model import Model
 from interp.model.tokens import TokenBatch
@@ -27,10 +28,11 @@ def own_text(model: Model, *, n: int, length: int, seed: int, progress: bool | N
     All sequences are drawn in one batch, so the result depends on nothing but the model and the seed.
 
     Raises:
-        InputError: the model does not generate text.
+        InputError: the model does not generate text, or not so much.
     """
     if not model.capabilities.generates:
         raise InputError(f"{model.name} writes no text of its own. Give a text.")
+    length = sequence_length(model, n, length)
     generator = torch.Generator().manual_seed(seed)
     lead = torch.tensor(first_tokens(model), dtype=torch.long).expand(n, -1)
     start = lead if lead.shape[1] else _start(model, n, generator)

@@ -101,7 +101,7 @@ def sequences(
     """
     if model.tokenizer is None:
         raise InputError(f"{model.name} was loaded without a tokenizer, so text cannot be used. Pass token ids.")
-    length = _length(model, n, length)
+    length = sequence_length(model, n, length)
     documents = (text for text in texts if text.strip())
     if not packed:
         chosen = list(islice(documents, n))
@@ -140,7 +140,12 @@ def _text_column(row: dict[str, Any], wanted: str | None, source: str) -> str:
     return name
 
 
-def _length(model: Model, n: int, length: int | None) -> int:
+def sequence_length(model: Model, n: int, length: int | None) -> int:
+    """Tokens of each of `n` sequences; None for 512, or for the model's context if that is shorter.
+
+    Raises:
+        InputError: no sequence at all, or a length that the model does not take.
+    """
     longest = model.n_ctx or length or DEFAULT_LENGTH
     chosen = min(longest, DEFAULT_LENGTH) if length is None else length
     if n < 1 or not 2 <= chosen <= longest:

@@ -280,6 +280,9 @@ def test_thresholds_are_adjustable(stories: Model) -> None:
     assert torch.equal(low.scores, high.scores) and bool((low.threshold == 0.5).all())
     with pytest.raises(InputError, match="no type 'locale'. Choose from previous-token"):
         catalogue(stories, tokens, types=["locale"])
+    for thresholds in ({"local": math.nan}, {"sink": 0.5}):
+        with pytest.raises(InputError, match="The threshold .* cannot be used; expected a number for one of local"):
+            catalogue(stories, tokens, types=["local"], thresholds=thresholds)
     with pytest.raises(InputError, match="no head L7H0 here: expected one from L0H0 to L4H7"):
         low.types_of("L7H0")
 
@@ -322,6 +325,11 @@ class TestOwnText:
             shares = found.bincount(minlength=len(expected)) / len(found)
             # About the distance of so many draws of 64 tokens from their own distribution.
             assert float((shares - expected).abs().sum()) / 2 < 4 / len(found) ** 0.5
+
+    @pytest.mark.parametrize(("n", "length"), [(0, 20), (3, 1), (3, 129)])
+    def test_what_the_model_cannot_write_is_refused(self, n: int, length: int) -> None:
+        with pytest.raises(InputError, match=f"{n} sequences of {length} tokens were asked for; expected at least one"):
+            own_text(tiny_llama(), n=n, length=length, seed=0)
 
     def test_the_cache_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = tiny_llama()
