@@ -14,9 +14,9 @@ from interp.report.blocks import Block, Cell, Grid, Key, titled_table
 from interp.report.page import Page
 
 LEGEND = (
-    "type?: the 95 % interval holds the threshold; chance: a head that does nothing special; pct: share of the other "
-    "heads that are less of this type; conf: probability that the head's mean passes; a type that another one of the "
-    "head says already is not repeated"
+    "type?: the 95 % interval holds a threshold of the rule, of which needs is the first; chance: a head that does "
+    "nothing special; pct: share of the other heads that are less of this type; conf: probability that the head's mean "
+    "passes; a type that another one of the head says already is not repeated"
 )
 STYLES: Mapping[str, tuple[str, str]] = {
     "previous-token": ("PT", SKY),
@@ -110,7 +110,7 @@ def type_grid(found: HeadCatalogue) -> Grid:
         corner="layer / head",
         columns=[f"H{head}" for head in range(found.n_heads)],
         rows=rows,
-        notes=["pale with a dashed border: no clear type, but the interval holds the threshold of one"],
+        notes=["pale with a dashed border: no clear type, but the interval holds a threshold of one"],
         keys=keys,
     )
 
