@@ -143,7 +143,7 @@ class Topology:
     """Parameters of the features.
 
     Arguments:
-        thresholds: where the graphs are cut, ascending, each above 0.
+        thresholds: where the graphs are cut, ascending, each above 0 and at most 1.
         max_cycles: directed cycles are counted up to this number, as there can be exponentially many; 0 counts none.
         floor: attention up to this value counts as none in the bars.
     """
@@ -153,8 +153,9 @@ class Topology:
     floor: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not self.thresholds or min(self.thresholds) <= 0 or list(self.thresholds) != sorted(set(self.thresholds)):
-            raise InputError(f"thresholds={self.thresholds}; expected ascending numbers above 0.")
+        ascending = list(self.thresholds) == sorted(set(self.thresholds))
+        if not self.thresholds or not ascending or not all(0 < threshold <= 1 for threshold in self.thresholds):
+            raise InputError(f"thresholds={self.thresholds}; expected ascending numbers above 0, at most 1.")
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Topological features: the published example, networkx on random graphs, and the maps of real models."""
 
+import math
 from pathlib import Path
 
 import networkx as nx
@@ -176,7 +177,8 @@ def test_tables_and_storage(model: Model, tmp_path: Path) -> None:
 def test_what_makes_no_graph_is_refused(model: Model) -> None:
     with pytest.raises(InputError, match="Text 0 has one token"):
         topological_features(model, torch.tensor([[1]]))
-    with pytest.raises(InputError, match="ascending numbers above 0"):
-        Topology(thresholds=(0.5, 0.1))
+    for thresholds in ((0.5, 0.1), (0.0,), (1.1,), (math.nan,), ()):
+        with pytest.raises(InputError, match="ascending numbers above 0, at most 1"):
+            Topology(thresholds=thresholds)
     with pytest.raises(InputError, match="vision attention of .* makes no graphs"):
         topological_features(model, "One day", kind="vision")
