@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from interp import __version__
@@ -34,6 +35,28 @@ def hash_prompts(prompts: Iterable[Tensor | Sequence[int]]) -> str:
     for prompt in prompts:
         ids = prompt.tolist() if isinstance(prompt, Tensor) else prompt
         digest.update(",".join(str(int(token)) for token in ids).encode() + b";")
+    return digest.hexdigest()
+
+
+def hash_images(images: Iterable[Mapping[str, Any]]) -> str:
+    """SHA-256 of what a model's processor made of images, so that one can tell whether two results saw the same ones.
+
+    Arguments:
+        images: one mapping per forward pass, such as ``{"pixel_values": ...}``.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for inputs in images:
+        for name, value in sorted(inputs.items()):
+            digest.update(name.encode())
+            if isinstance(value, Tensor):
+                digest.update(str(tuple(value.shape)).encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            else:
+                digest.update(repr(value).encode())
+        digest.update(b";")
     return digest.hexdigest()
 
 

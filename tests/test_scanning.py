@@ -124,11 +124,10 @@ def test_a_reader_that_cannot_be_saved_is_refused_before_the_scan(
         scan(model, data, [_Odd()], checkpoint=tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name in known_names() if name != "visual-sinks"])
+@pytest.mark.parametrize("name", [name for name in known_names("self") if name != "visual-sinks"])
 def test_every_analyzer_can_be_named_saved_and_brought_back(
     name: str, data: TokenBatch, stops: list[int], tmp_path: Path
 ) -> None:
-    """Images, and so visual sinks, go with no checkpoint."""
     model = tiny_llama(tokenizer=build_tokenizer())
     try:
         whole, inputs = scan(model, data, [name], batch_size=2)[name], data

@@ -10,6 +10,7 @@ from interp.analyzers.distant_mass import DistantMass
 from interp.analyzers.local_heads import LocalHeads
 from interp.analyzers.massive_activations import MassiveActivations
 from interp.analyzers.matching import DuplicateToken, Induction
+from interp.analyzers.patch_distance import PatchDistance
 from interp.analyzers.positional import Entropy, FirstTokenMass, PreviousToken
 from interp.analyzers.received import ReceivedMass
 from interp.analyzers.rhythm import FutureInfluence, WindowedDistance
@@ -40,6 +41,7 @@ ANALYZERS: tuple[type[Analyzer], ...] = (
     VisualSinks,
     DistantMass,
     LocalHeads,
+    PatchDistance,
 )
 
 
@@ -62,6 +64,6 @@ def resolve(analyzers: Sequence[str | Analyzer], model: Model | None = None) -> 
     return resolved
 
 
-def known_names() -> list[str]:
-    """Names of all analyzers."""
-    return [analyzer.name for analyzer in ANALYZERS]
+def known_names(kind: str | None = None) -> list[str]:
+    """Names of all analyzers, or of those that read a kind of attention."""
+    return [analyzer.name for analyzer in ANALYZERS if kind is None or kind in analyzer.reads]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.analyzers.analyzer import Analyzer, AnalyzerReader, Shape
+from interp.analyzers.analyzer import TEXT, Analyzer, AnalyzerReader, Shape
 from interp.analyzers.cmr_model import SELECTED_LAG, CmrGrid, cmr_grid
 from interp.analyzers.matching import EqualPairs, pairs_of
 from interp.attention.rows import AttentionRows, Stream
@@ -113,6 +113,7 @@ class CmrDistance(Analyzer):
     """
 
     name: ClassVar[str] = "cmr"
+    reads: ClassVar[frozenset[str]] = TEXT
     seed: int = 0
 
     def reader(self, shape: Shape) -> AnalyzerReader:

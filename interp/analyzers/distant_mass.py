@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.analyzers.analyzer import Analyzer, AnalyzerReader, HeadMeanReader, Shape
+from interp.analyzers.analyzer import TEXT, Analyzer, AnalyzerReader, HeadMeanReader, Shape
 from interp.attention.rows import AttentionRows
 from interp.errors import InputError
 from interp.head_scores import HeadScores
@@ -74,6 +74,7 @@ class DistantMass(Analyzer):
     """
 
     name: ClassVar[str] = "distant-mass"
+    reads: ClassVar[frozenset[str]] = TEXT
     least: ClassVar[Mapping[str, float]] = {"threshold": 0, "share": 0}
     sink: int = 4
     recent: int = 64

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.analyzers.analyzer import Analyzer, AnalyzerReader, HeadMeanReader, Shape
+from interp.analyzers.analyzer import TEXT, Analyzer, AnalyzerReader, HeadMeanReader, Shape
 from interp.analyzers.distant_mass import check_window, far_keys, far_share
 from interp.attention.rows import AttentionRows, Stream
 from interp.errors import InputError
@@ -70,6 +70,7 @@ class LocalHeads(Analyzer):
     """
 
     name: ClassVar[str] = "local-heads"
+    reads: ClassVar[frozenset[str]] = TEXT
     sink: int = 16
     recent: int = 128
     tau: float = 0.95

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.analyzers.analyzer import Analyzer, Shape
+from interp.analyzers.analyzer import TEXT, Analyzer, Shape
 from interp.analyzers.received import OneTextReader
 from interp.attention.rows import LayerCall
 from interp.errors import InputError
@@ -40,6 +40,7 @@ class MassiveActivations(Analyzer):
     """
 
     name: ClassVar[str] = "massive-activations"
+    reads: ClassVar[frozenset[str]] = TEXT
     least: ClassVar[Mapping[str, float]] = {"min_magnitude": 0, "min_ratio": 0}
     min_magnitude: float = 100.0
     min_ratio: float = 1000.0

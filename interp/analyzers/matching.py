@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.analyzers.analyzer import AnalyzerReader, Shape
+from interp.analyzers.analyzer import TEXT, AnalyzerReader, Shape
 from interp.analyzers.targets import TargetAnalyzer, TargetReader
 from interp.attention.rows import AttentionRows, Stream
 from interp.errors import InputError
@@ -44,6 +44,10 @@ def equal_pairs(
 ) -> EqualPairs:
     """Find every earlier copy of every token, in blocks of queries so that no square of the length is held.
 
+    Arguments:
+        valid: which tokens count; None for all.
+        first_query: tokens before this position are only looked back at.
+
     Example:
         >>> pairs = equal_pairs(torch.tensor([[7, 8, 7, 8]]))
         >>> list(zip(pairs.query.tolist(), pairs.key.tolist()))
@@ -69,15 +73,18 @@ _pairs: WeakKeyDictionary[Stream, EqualPairs] = WeakKeyDictionary()
 
 
 def pairs_of(stream: Stream) -> EqualPairs:
-    """The equal pairs of the new queries of a forward pass.
+    """The equal pairs of the new queries of a forward pass; patches of images are no copies of each other.
 
     Raises:
-        InputError: the stream has no token ids.
+        InputError: the stream has no token ids, or not of all its tokens.
     """
-    if stream.tokens is None:
-        raise InputError("Equal tokens were asked for, but the model got embeddings or images. Pass token ids.")
     if stream not in _pairs:
-        _pairs[stream] = equal_pairs(stream.tokens, stream.valid, first_query=stream.past)
+        if stream.tokens is None or bool((stream.tokens < 0).any()):
+            raise InputError("Equal tokens were asked for, but the model got embeddings or images. Pass token ids.")
+        named = stream.valid
+        if stream.images is not None:
+            named = ~stream.images if named is None else named & ~stream.images
+        _pairs[stream] = equal_pairs(stream.tokens, named, first_query=stream.past)
     return _pairs[stream]
 
 
@@ -94,6 +101,7 @@ class DuplicateToken(TargetAnalyzer):
     """
 
     name: ClassVar[str] = "duplicate-token"
+    reads: ClassVar[frozenset[str]] = TEXT
 
     def reader(self, shape: Shape) -> AnalyzerReader:
         return _Matching(shape, self)
@@ -114,6 +122,7 @@ class Induction(TargetAnalyzer):
     """
 
     name: ClassVar[str] = "induction"
+    reads: ClassVar[frozenset[str]] = TEXT
 
     def reader(self, shape: Shape) -> AnalyzerReader:
         return _Matching(shape, self, shift=1)

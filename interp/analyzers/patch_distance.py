@@ -108,11 +108,14 @@ class PatchDistance(Analyzer):
     """
 
     name: ClassVar[str] = "patch-distance"
-    grid: tuple[int, int] | None = None
+    reads: ClassVar[frozenset[str]] = frozenset({"vision"})
+    grid: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.grid is not None and (len(self.grid) != 2 or min(self.grid) < 1):
+            raise InputError(f"{self.name} was given grid={self.grid}: expected rows and columns, such as 24,24.")
 
     def reader(self, shape: Shape) -> AnalyzerReader:
-        if shape.kind != "vision":
-            raise InputError(f"{self.name} reads patches of images, not {shape.kind} attention. Scan kind='vision'.")
         return _PatchDistance(shape, self)
 
 
@@ -121,7 +124,7 @@ class _PatchDistance(HeadMeanReader):
 
     def __init__(self, shape: Shape, analyzer: PatchDistance) -> None:
         super().__init__(shape, name=analyzer.name, unit="patches", value_range=None)
-        self.shape_of_grid = analyzer.grid
+        self.shape_of_grid = None if analyzer.grid is None else (analyzer.grid[0], analyzer.grid[1])
         self._n_tokens = 0
         self._n_queries: dict[int, int] = {}
         self._by_step: dict[int, Float[Tensor, "head offset"]] = {}

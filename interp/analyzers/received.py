@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyzers.analyzer import Analyzer, AnalyzerReader, Shape
+from interp.analyzers.analyzer import TEXT, Analyzer, AnalyzerReader, Shape
 from interp.attention.rows import AttentionRows, Stream
 from interp.errors import InputError
 from interp.provenance import Provenance
@@ -27,6 +27,7 @@ class ReceivedMass(Analyzer):
     """
 
     name: ClassVar[str] = "received-mass"
+    reads: ClassVar[frozenset[str]] = TEXT
 
     def reader(self, shape: Shape) -> AnalyzerReader:
         return _ReceivedMass(shape, self.name)

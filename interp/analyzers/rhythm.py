@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.analyzers.analyzer import Analyzer, AnalyzerReader, Shape
+from interp.analyzers.analyzer import TEXT, Analyzer, AnalyzerReader, Shape
 from interp.analyzers.received import OneTextReader, grown
 from interp.analyzers.shape import from_first, offsets, weighted_mass
 from interp.attention.rows import AttentionRows, Stream
@@ -90,6 +90,7 @@ class WindowedDistance(Analyzer):
     """
 
     name: ClassVar[str] = "windowed-distance"
+    reads: ClassVar[frozenset[str]] = TEXT
     least: ClassVar[Mapping[str, float]] = {"window": 1}
     window: int = 10
 
@@ -126,6 +127,7 @@ class FutureInfluence(Analyzer):
     """
 
     name: ClassVar[str] = "future-influence"
+    reads: ClassVar[frozenset[str]] = TEXT
     least: ClassVar[Mapping[str, float]] = {"nearest": 0, "farthest": 0, "first_query": 0}
     nearest: int = 10
     farthest: int = 50

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.analyzers.analyzer import Analyzer, AnalyzerReader, HeadMeanReader, Shape
+from interp.analyzers.analyzer import TEXT, Analyzer, AnalyzerReader, HeadMeanReader, Shape
 from interp.analyzers.positional import mass_at
 from interp.attention.rows import AttentionRows
 from interp.errors import InputError
@@ -259,6 +259,7 @@ class DelimiterMass(Analyzer):
     """
 
     name: ClassVar[str] = "delimiter-mass"
+    reads: ClassVar[frozenset[str]] = TEXT
     ids: tuple[int, ...]
 
     @classmethod

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.analyzers.analyzer import Analyzer, AnalyzerReader, HeadMeanReader, Shape
+from interp.analyzers.analyzer import TEXT, Analyzer, AnalyzerReader, HeadMeanReader, Shape
 from interp.analyzers.received import ColumnSums, Received, ReceivedReader, grown
 from interp.analyzers.written_norms import no_op, triangles, written_norms
 from interp.attention.rows import AttentionRows, LayerCall, Stream
@@ -101,6 +101,7 @@ class SinkTokens(Analyzer):
     """
 
     name: ClassVar[str] = "sink-tokens"
+    reads: ClassVar[frozenset[str]] = TEXT
     least: ClassVar[Mapping[str, float]] = {"min_queries": 1}
     epsilon: float = 0.3
     min_queries: int = 16

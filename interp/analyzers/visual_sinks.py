@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.analyzers.analyzer import Analyzer, Shape
+from interp.analyzers.analyzer import TEXT, Analyzer, Shape
 from interp.analyzers.massive_activations import massive_mask, residual_of_text
 from interp.analyzers.received import OneTextReader
 from interp.attention.rows import LayerCall, Stream
@@ -51,6 +51,7 @@ class VisualSinks(Analyzer):
     """
 
     name: ClassVar[str] = "visual-sinks"
+    reads: ClassVar[frozenset[str]] = TEXT
     least: ClassVar[Mapping[str, float]] = {"tau": 0}
     image_tokens: frozenset[int]
     dims: tuple[int, ...] | None = None
@@ -85,8 +86,7 @@ def sink_values(residual: Float[Tensor, "*batch token d_model"], dims: Iterable[
 
 def image_tokens(model: Model) -> frozenset[int]:
     """Ids of the tokens that stand for image (or video) patches."""
-    names = ("image_token_id", "image_token_index", "video_token_id")
-    found = frozenset(int(i) for name in names if (i := getattr(model.hf.config, name, None)) is not None)
+    found = model.sites.image_tokens
     if not found:
         raise ModelNotSupported(
             f"{model.name} names no image token in its configuration, so image tokens cannot be told from text. "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +30,7 @@ from interp.cli.sources import (
     ColumnOption,
     ConfigOption,
     DatasetOption,
+    ImageOption,
     LengthOption,
     SampleByOption,
     SplitOption,
@@ -42,10 +43,12 @@ from interp.cli.sources import (
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from interp.model.tokens import TokenBatch
     from interp.report import Page
     from interp.results import HeadScores, TokenEntry, TokenMap
 
 STANDARD = "first-token,previous-token,duplicate-token,induction,entropy"
+STANDARD_VISION = "patch-distance,first-token,entropy"
 
 
 def scan(
@@ -53,11 +56,30 @@ def scan(
     text: TextOption = None,
     dataset: DatasetOption = None,
     task: TaskOption = None,
+    image: ImageOption = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="Text around each --image, for attention to picture and text.")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind",
+            help="Attention to read: self, encoder, cross, or vision (patches).  [default: the model's main one; "
+            "vision for --image without --prompt]",
+        ),
+    ] = None,
     analyzers: Annotated[
-        str, typer.Option("--analyzers", help="Names with commas between; a wrong name lists all.")
-    ] = STANDARD,
+        str | None,
+        typer.Option(
+            "--analyzers",
+            help=f"Names with commas between; a wrong name lists all.  [default: {STANDARD}; of vision "
+            f"{STANDARD_VISION}]",
+        ),
+    ] = None,
     parameters: SetOption = None,
-    n: Annotated[int, typer.Option("--n", help="Sequences; 1 for analyzers that describe a single text.")] = 100,
+    n: Annotated[
+        int, typer.Option("--n", help="Sequences or pictures; 1 for analyzers that describe a single text.")
+    ] = 100,
     length: LengthOption = None,
     apart: ApartOption = False,
     column: ColumnOption = None,
@@ -81,36 +103,48 @@ def scan(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Score every head with several analyzers in one pass over text or prompts.
+    """Score every head with several analyzers in one pass over text, prompts or pictures.
+
+    With --image alone, the attention of a vision tower over the patches of each picture; with --prompt, or --kind self,
+    that of the language model over the text and the tokens that stand for the picture.
 
     Scores that a model has by itself, such as copying-weights and k-composition, can be named too and need no text.
 
     Example: interp scan --model mini --task ioi --analyzers induction,entropy --csv heads.csv
     """
     from interp.cli.export import results_document, tidy_frame
+    from interp.errors import InputError
     from interp.model_scores import score_model
+    from interp.pictures import picture_prompts
     from interp.scanning import scan as run
 
     outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
-    of_data, of_model = _by_what_they_read([name.strip() for name in analyzers.split(",")])
+    if prompt is not None and not image:
+        raise InputError("--prompt is the text around a picture. Give --image FILE too, or a text by --text FILE.")
+    kind = kind or ("vision" if image and prompt is None else None)
+    names = analyzers or (STANDARD_VISION if kind == "vision" else STANDARD)
+    of_data, of_model = _by_what_they_read([name.strip() for name in names.split(",")])
     if of_data:
-        check_source("A scan", text=text, dataset=dataset, task=task)
+        check_source("A scan", text=text, dataset=dataset, task=task, image=image or None)
     with reported_warnings(quiet=quiet, debug=debug):
         loaded = load_model(model, device, dtype)
         results: dict[str, HeadScores | TokenMap] = {}
         read: list[str] = []
         if of_data:
-            data = read_source(
-                loaded, text=text, dataset=dataset, task=task, n=n, length=length, apart=apart, column=column,
-                sample_by=sample_by, config=config, split=split, bos=bos, seed=seed,
-            )  # fmt: skip
-            sequences = "1 sequence" if len(data) == 1 else f"{len(data)} sequences"
-            read = [f"read: {sequences} of at most {data.tokens.shape[1]} tokens"]
+            images = None
+            if image:
+                data, images = picture_prompts(loaded, image[:n], prompt)
+            else:
+                data = read_source(
+                    loaded, text=text, dataset=dataset, task=task, n=n, length=length, apart=apart, column=column,
+                    sample_by=sample_by, config=config, split=split, bos=bos, seed=seed,
+                )  # fmt: skip
             chosen = with_parameters(of_data, parameters or (), loaded)
             results |= run(
-                loaded, data, chosen, batch_size=batch_size, seed=seed if task else None,
-                progress=False if quiet else None, checkpoint=save,
+                loaded, data, chosen, kind=kind, batch_size=1 if images else batch_size, seed=seed if task else None,
+                progress=False if quiet else None, checkpoint=save, images=images,
             )  # fmt: skip
+            read = [_what_was_read(data, images, kind)]
         if of_model:
             results |= score_model(loaded, of_model, seed=seed)
     if save is not None:
@@ -121,6 +155,17 @@ def scan(
         document=lambda: results_document(results),
         frame=lambda: tidy_frame(results),
     )
+
+
+def _what_was_read(data: TokenBatch | None, images: Sequence[Mapping[str, Any]] | None, kind: str | None) -> str:
+    """The size of the data, in words."""
+    n = len(images or data or ())
+    pictures = "" if images is None else f"{n} picture{'s' * (n != 1)}"
+    if kind == "vision":
+        return f"read: {pictures}; positions count patches row by row, behind the tokens in front of them"
+    assert data is not None
+    sequences = f"{n} sequence{'s' * (n != 1)} of at most {data.tokens.shape[1]} tokens"
+    return f"read: {pictures} in {sequences}" if pictures else f"read: {sequences}"
 
 
 def _by_what_they_read(names: list[str]) -> tuple[list[str], list[str]]:

@@ -25,7 +25,7 @@ from interp.cli.outputs import Outputs
 if TYPE_CHECKING:
     from interp.analyzers.analyzer import Analyzer
     from interp.analyzers.massive_activations import SinkLink
-    from interp.model.model import Inputs, Model
+    from interp.model.model import Inputs
     from interp.results import HeadScores, TokenMap
 
 
@@ -65,6 +65,7 @@ def sinks(
     from interp.analyzers.sinks import Sinks, SinkTokens
     from interp.analyzers.visual_sinks import VisualSinks, image_tokens, tau_of
     from interp.cli.sink_tables import sinks_page
+    from interp.pictures import picture_prompts
     from interp.results import HeadScores, TokenMap
     from interp.scanning import scan
 
@@ -72,13 +73,13 @@ def sinks(
     with reported_warnings(quiet=quiet, debug=debug):
         loaded = load_model(model, device, dtype)
         analyzers: list[Analyzer] = [Sinks(epsilon=epsilon), SinkTokens(epsilon=epsilon), MassiveActivations()]
-        data: Inputs = text
-        images: dict[str, Any] = {}
+        data: Inputs | None = text
+        images: list[dict[str, Any]] | None = None
         if image is not None:
             dims = None if dim is None else tuple(dim)
             threshold = tau_of(loaded) if tau is None else tau
             analyzers.append(VisualSinks(image_tokens=image_tokens(loaded), dims=dims, tau=threshold))
-            data, images = _with_image(loaded, text, image)
+            data, images = picture_prompts(loaded, [image], text)
         results = scan(loaded, data, analyzers, progress=False, images=images)
     scores, tokens, massive = (results[name] for name in ("sinks", "sink-tokens", "massive-activations"))
     visual = results.get("visual-sinks")
@@ -93,34 +94,6 @@ def sinks(
         document=lambda: _document(scores, tokens, massive, link, visual),
         frame=scores.to_frame,
     )
-
-
-def _with_image(model: Model, text: str, path: Path) -> tuple[Inputs, dict[str, Any]]:
-    """Token ids with the picture's tokens in their place, and the model's further inputs."""
-    import torch
-    from PIL import Image, UnidentifiedImageError
-
-    from interp.errors import InputError
-    from interp.model.tokens import TokenBatch
-
-    token = getattr(model.processor, "image_token", None)
-    if token is None:
-        raise InputError(
-            f"{model.name} has no processor with an image token. Use a model that takes images in its text."
-        )
-    try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"{path} cannot be read as a picture ({error}). Give a file such as a PNG or JPEG.") from error
-    prompt = text if token in text else f"{token} {text}"
-    inputs = dict(model.processor(images=picture, text=prompt, return_tensors="pt").to(model.device))
-    ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
-    starts = int(ids[0, 0]) == getattr(model.tokenizer, "bos_token_id", None)
-    further = {
-        name: value.to(model.dtype) if torch.is_floating_point(value) else value for name, value in inputs.items()
-    }
-    return TokenBatch(ids, mask, starts), further
 
 
 def _document(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 TextOption = Annotated[Path | None, typer.Option("--text", help="Text, JSONL, JSON, CSV, TSV or Parquet file.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Dataset of the hub, streamed; or a directory.")]
 TaskOption = Annotated[str | None, typer.Option("--task", help="Prompts of a task, such as ioi.")]
+ImageOption = Annotated[list[Path] | None, typer.Option("--image", help="Picture; can be repeated.")]
 LengthOption = Annotated[int | None, typer.Option("--length", help="Tokens per sequence; 512, or the context.")]
 ApartOption = Annotated[bool, typer.Option("--apart", help="One document per sequence instead of packing them.")]
 ColumnOption = Annotated[str | None, typer.Option("--column", help="Column with the text; text.")]
@@ -69,7 +70,7 @@ def check_source(reader: str, **sources: object) -> None:
     from interp.errors import InputError
 
     if sum(source is not None for source in sources.values()) != 1:
-        *first, last = (f"--{name} {'FILE' if name == 'text' else 'NAME'}" for name in sources)
+        *first, last = (f"--{name} {'FILE' if name in ('text', 'image') else 'NAME'}" for name in sources)
         raise InputError(f"{reader} reads one source. Give one of {', '.join(first)} and {last}.")
 
 

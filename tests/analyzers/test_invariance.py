@@ -38,7 +38,7 @@ SMALL: dict[str, Analyzer] = {
     "massive-activations": MassiveActivations(min_magnitude=1.0, min_ratio=3.0),
     "sinks": Sinks(epsilon=0.1, min_queries=5),
 }
-TEXT_ANALYZERS = [SMALL.get(name) or analyzer_named(name) for name in known_names() if name != "visual-sinks"]
+TEXT_ANALYZERS = [SMALL.get(name) or analyzer_named(name) for name in known_names("self") if name != "visual-sinks"]
 ONE_TEXT = [a for a in TEXT_ANALYZERS if isinstance(a.reader(SHAPE), OneTextReader)]
 SEVERAL = [a for a in TEXT_ANALYZERS if a not in ONE_TEXT]
 SHARES = [a for a in SEVERAL if getattr(a.reader(SHAPE), "value_range", None) == (0.0, 1.0)]
@@ -152,4 +152,5 @@ def test_packing_cuts_the_same_rows_however_many_are_asked_for() -> None:
 
 
 def test_every_analyzer_of_text_is_here() -> None:
-    assert {analyzer.name for analyzer in TEXT_ANALYZERS} | {"visual-sinks"} == {one.name for one in ANALYZERS}
+    of_pictures = {"visual-sinks", "patch-distance"}
+    assert {analyzer.name for analyzer in TEXT_ANALYZERS} | of_pictures == {one.name for one in ANALYZERS}

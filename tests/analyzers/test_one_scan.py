@@ -17,6 +17,7 @@ from interp.analyzers.sinks import SinkTokens
 from interp.model.model import Model
 from interp.results import TokenMap
 
+OF_PICTURES = ("visual-sinks", "patch-distance")
 SHAPE = Shape(n_layers=5, n_heads=8, kind="self")
 STORY = (
     "Once upon a time, there was a little girl named Lily. She loved to play with her big red ball.\nOne day, Lily saw "
@@ -30,8 +31,8 @@ def model(stories260k: Path) -> Model:
 
 
 def test_every_analyzer_of_one_scan_gets_what_it_gets_alone(model: Model) -> None:
-    found: list[Analyzer] = [analyzer_named(kind.name, model) for kind in ANALYZERS if kind.name != "visual-sinks"]
-    assert len(found) == len(ANALYZERS) - 1
+    found: list[Analyzer] = [analyzer_named(kind.name, model) for kind in ANALYZERS if kind.name not in OF_PICTURES]
+    assert len(found) == len(ANALYZERS) - len(OF_PICTURES)
     together = interp.scan(model, STORY, found)
     assert list(together) == [analyzer.name for analyzer in found]
     for analyzer in found:
@@ -42,7 +43,7 @@ def test_every_analyzer_of_one_scan_gets_what_it_gets_alone(model: Model) -> Non
 
 def test_analyzers_of_one_text_and_of_many_are_told_apart(model: Model) -> None:
     """Two texts are scanned by those that average, and refused by those that describe tokens."""
-    many = [kind for kind in ANALYZERS if kind.name != "visual-sinks"]
+    many = [kind for kind in ANALYZERS if kind.name not in OF_PICTURES]
     one_text = [k.name for k in many if isinstance(analyzer_named(k.name, model).reader(SHAPE), OneTextReader)]
     assert one_text == ["windowed-distance", "future-influence", "received-mass", "sink-tokens", "massive-activations"]
     several = [kind.name for kind in many if kind.name not in one_text]

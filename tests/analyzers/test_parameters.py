@@ -11,7 +11,7 @@ from interp.errors import InputError
 NONSENSE = {
     "window": -1, "first_query": -1, "reach": -1, "nearest": -1, "farthest": -1, "broad": -1.0, "sink": -1,
     "recent": -1, "threshold": -1.0, "share": -1.0, "tau": -1.0, "min_magnitude": -1.0, "min_ratio": -1.0,
-    "min_queries": 0, "key": -1, "later_factor": -1.0, "epsilon": 2.0, "normalisation": "by mood",
+    "min_queries": 0, "key": -1, "later_factor": -1.0, "epsilon": 2.0, "normalisation": "by mood", "grid": (3,),
 }  # fmt: skip
 # Any seed does, a switch has no wrong side, and these are checked against the model.
 FREE = {"seed", "exclude_bos", "exclude_current_token", "skip_first", "ids", "image_tokens", "dims"}

@@ -103,7 +103,7 @@ def slow(pattern: Tensor, grid: Grid) -> dict[str, float]:
 def test_a_vision_tower_equals_loops_over_full_maps(block_bytes: int) -> None:
     model = loaded("llava")
     images = {"pixel_values": PIXELS}
-    scores = interp.scan(model, IDS, [PatchDistance()], kind="vision", images=images, block_bytes=block_bytes)
+    scores = interp.scan(model, IDS, ["patch-distance"], kind="vision", images=images, block_bytes=block_bytes)
     found = scores["patch-distance"]
     assert isinstance(found, HeadScores) and found.notes["examples"] == 2
     recorder = Recorder()
@@ -123,8 +123,10 @@ def mean_of(found: list[dict[str, float]], name: str) -> float:
 
 
 def test_what_is_no_grid_is_refused() -> None:
-    with pytest.raises(InputError, match="reads patches of images, not self attention"):
+    with pytest.raises(InputError, match="patch-distance reads vision attention, not self attention"):
         interp.scan(loaded("llama"), torch.tensor([[1, 5, 6]]), [PatchDistance()])
+    with pytest.raises(InputError, match=r"given grid=\(3,\): expected rows and columns"):
+        PatchDistance(grid=(3,))
     with pytest.raises(InputError, match="In layer 0 not all patches see each other"):
         hand_made.read(PatchDistance(), hand_made.uniform(9), causal=True, kind="vision", block=9)
     reader = PatchDistance().reader(Shape(n_layers=1, n_heads=1, kind="vision"))

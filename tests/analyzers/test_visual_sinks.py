@@ -112,9 +112,9 @@ def test_refusals_say_what_to_do() -> None:
     reader = VisualSinks(image_tokens=frozenset({IMAGE_TOKEN})).reader(Shape(n_layers=2, n_heads=4, kind="self"))
     with pytest.raises(InputError, match=r"no image token \(\[60\]\) in the prompt"):
         reader.begin(Stream(tokens=torch.arange(4, 20)[None], valid=None, past=0))
-    with pytest.raises(InputError, match="visual-sinks reads a prompt with images. Pass images="):
+    with pytest.raises(InputError, match="visual-sinks reads a prompt with a picture. Give one"):
         interp.scan(model, IDS, ["visual-sinks"])
-    with pytest.raises(InputError, match="Images go with one batch"):
+    with pytest.raises(InputError, match="Images were given for 1 batches, but there are 2"):
         interp.scan(model, IDS.repeat(2, 1), ["entropy"], batch_size=1, images={"pixel_values": PIXELS})
     with pytest.raises(InputError, match=r"dims=\(32,\): expected dimensions from 0 to 31"):
         visual_sinks(model, IDS, dims=[32], tau=4.0, pixel_values=PIXELS)

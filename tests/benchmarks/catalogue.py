@@ -39,7 +39,7 @@ MODULE = "tests.benchmarks.catalogue"
 CONFIGURATIONS = ("sdpa", "six analyzers", "all analyzers", "detect_head", "output-attentions")
 DETECTED = ("previous_token_head", "duplicate_token_head", "induction_head")
 # The words of the tokenizer have no punctuation, and there are no images.
-ALL_NAMES = [name for name in known_names() if name not in ("delimiter-mass", "visual-sinks")]
+ALL_NAMES = [name for name in known_names("self") if name not in ("delimiter-mass", "visual-sinks")]
 VOCABULARY = 50257
 LONG_LAYERS, LONG_HEADS, LONG_CONTEXT = 4, 8, 32768
 

@@ -15,8 +15,8 @@ import interp.model_scores
 from interp.analyzers import known_names
 from tests.cli.conftest import Command
 
-# Analyzers that a scan of text cannot run: the command and the option that reach them.
-ELSEWHERE = {"visual-sinks": ("sinks", "--image")}
+# Analyzers that a scan of text cannot run, and what they are given beside a picture.
+OF_PICTURES: dict[str, tuple[str, ...]] = {"visual-sinks": ("--kind", "self"), "patch-distance": ()}
 RESULTS = ("HeadScores", "TokenMap", "HeadPairs", "HeadDistances", "HeadFeatures", "LossCurve")
 
 
@@ -29,18 +29,14 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", known_names())
 def test_every_registered_analyzer_is_reached_by_name(
-    command: Command, stories260k: Path, text: Path, name: str
+    command: Command, stories260k: Path, vision_directory: Path, text: Path, name: str
 ) -> None:
-    if name in ELSEWHERE:
-        words, option = ELSEWHERE[name]
-        assert option in command(words, "--help")[1]
-        return
-    code, out, err = command(
-        "scan", "--model", stories260k, "--text", text, "--n", "1", "--length", "40", "--analyzers", name,
-        "--json", "-", "--quiet",
-    )  # fmt: skip
+    model, source, least = stories260k, ("--text", text, "--n", "1", "--length", "40"), 40
+    if name in OF_PICTURES:
+        model, source, least = vision_directory, ("--image", vision_directory / "red.png", *OF_PICTURES[name]), 4
+    code, out, err = command("scan", "--model", model, *source, "--analyzers", name, "--json", "-", "--quiet")
     assert code == 0, err
-    assert len(json.loads(out, parse_constant=pytest.fail)[name]["rows"]) >= 40
+    assert len(json.loads(out, parse_constant=pytest.fail)[name]["rows"]) >= least
 
 
 def functions_of_a_model() -> list[str]:

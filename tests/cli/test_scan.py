@@ -178,7 +178,7 @@ def test_an_interrupted_command_goes_on(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "Give one of --text FILE, --dataset NAME and --task NAME"),
+        ((), "Give one of --text FILE, --dataset NAME, --task NAME and --image FILE"),
         (("--text", "a.txt", "--task", "ioi"), "A scan reads one source"),
         (("--text", "nowhere.txt"), "There is no file nowhere.txt"),
         (("--text", __file__, "--length", "1"), "of 2 to"),

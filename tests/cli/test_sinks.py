@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 import interp
 from interp.analyzers.sinks import Sinks
 from interp.results import HeadScores
-from tests.circuits.vision import save_tiny_vision_model
 from tests.cli.conftest import Command
 
 TEXT = " ".join(f"w{index}" for index in (*range(1, 30), *range(1, 30)))
@@ -76,15 +74,6 @@ def test_bad_epsilon_is_one_sentence(command: Command, circuit_directory: Path) 
     code, out, err = command("sinks", TEXT, "--model", circuit_directory, "--epsilon", "2")
     assert code == 2 and out == ""
     assert err.strip() == "interp: epsilon=2.0: expected a share of attention between 0 and 1, such as 0.3."
-
-
-@pytest.fixture(scope="module")
-def vision_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("models") / "vision"
-    save_tiny_vision_model(directory)
-    for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
-        Image.new("RGB", (50, 40), colour).save(directory / f"{name}.png")
-    return directory
 
 
 def test_visual_sinks_of_a_picture(command: Command, vision_directory: Path, tmp_path: Path) -> None:
