@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.analyzers.analyzer import TEXT, AnalyzerReader, Shape
+from interp.analyzers.analyzer import AnalyzerReader, Shape
 from interp.analyzers.targets import TargetAnalyzer, TargetReader
 from interp.attention.rows import AttentionRows, Stream
 from interp.errors import InputError
@@ -96,12 +96,11 @@ class DuplicateToken(TargetAnalyzer):
     over all ``j < i`` with ``tok[j] == tok[i]``; mean over those queries. With ``mean_per_entry`` the mean of ``A[i,
     j]`` over all such pairs: the echo score of RazorAttention; with ``per_row_all`` TransformerLens' ``detect_head``
     (see `TargetAnalyzer`). *Range* [0, 1]. *Chance*: uniform attention over the visible keys. NaN where no token
-    repeats within sight (``per_row_all``: 0).
+    repeats within sight (``per_row_all``: 0). Patches of an image share one id, but are no copies of each other.
     *Source*: Wang et al. 2022, arXiv 2211.00593; Tang et al. 2024, arXiv 2407.15891 (echo heads).
     """
 
     name: ClassVar[str] = "duplicate-token"
-    reads: ClassVar[frozenset[str]] = TEXT
 
     def reader(self, shape: Shape) -> AnalyzerReader:
         return _Matching(shape, self)
@@ -116,13 +115,12 @@ class Induction(TargetAnalyzer):
     at once. With ``mean_per_entry`` the mean of ``A[i, j]`` over all such pairs, as RazorAttention has it: a perfect
     head on four copies gets 0.5; with ``per_row_all`` TransformerLens' ``detect_head`` (see `TargetAnalyzer`). *Range*
     [0, 1]. *Chance*: uniform attention over the visible keys. NaN where no token repeats within sight
-    (``per_row_all``: 0).
+    (``per_row_all``: 0). Patches of an image share one id, but are no copies of each other.
     *Source*: Olsson et al. 2022, arXiv 2209.11895; Tang et al. 2024, arXiv 2407.15891. Difference from the published
     code, which counts one key too many at the end of every block: targets are found by their tokens.
     """
 
     name: ClassVar[str] = "induction"
-    reads: ClassVar[frozenset[str]] = TEXT
 
     def reader(self, shape: Shape) -> AnalyzerReader:
         return _Matching(shape, self, shift=1)

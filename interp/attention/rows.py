@@ -27,11 +27,14 @@ class Stream:
             None for streams without token ids (image patches).
         valid: False at padding, ``[batch, position]``; None when nothing is padded or nothing is known.
         past: positions already in the cache before this pass; 0 at prefill.
+        images: True at tokens that stand for a patch of an image: one id for all of them, whatever they show. None
+            where there are none.
     """
 
     tokens: Int[Tensor, "batch position"] | None
     valid: Bool[Tensor, "batch position"] | None
     past: int
+    images: Bool[Tensor, "batch position"] | None = None
 
 
 @dataclass(eq=False, kw_only=True)

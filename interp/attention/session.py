@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -240,6 +240,7 @@ def _streams(
     kinds = {site.kind for sites in site_map.sites.values() for site in sites}
     if "encoder" not in kinds:
         main = _extend(ids, kwargs.get("inputs_embeds"), mask, past, seen.get("self"))
+        main = replace(main, images=_images(main.tokens, site_map.image_tokens))
         return {"self": main, "vision": Stream(tokens=None, valid=None, past=0)}
     decoder_mask = kwargs.get("decoder_attention_mask")
     embeds = kwargs.get("decoder_inputs_embeds")
@@ -267,6 +268,13 @@ def _extend(ids: Tensor | None, embeds: Tensor | None, mask: Any, past: int, see
     if known is None or known.shape[0] != batch or known.shape[1] < past:
         known = torch.full((batch, past), -1, dtype=new.dtype, device=new.device)
     return Stream(tokens=torch.cat([known[:, :past].to(new.device), new], 1), valid=_valid(mask), past=past)
+
+
+def _images(tokens: Tensor | None, ids: frozenset[int]) -> Tensor | None:
+    if tokens is None or not ids:
+        return None
+    found = torch.isin(tokens, torch.tensor(sorted(ids), device=tokens.device))
+    return found if bool(found.any()) else None
 
 
 def _valid(mask: Any) -> Tensor | None:

@@ -65,6 +65,13 @@ class SiteMap:
             if kind in ("vision", "encoder")
         }
 
+    @cached_property
+    def image_tokens(self) -> frozenset[int]:
+        """Ids of the tokens that stand for image (or video) patches; none in a model that reads text alone."""
+        names = ("image_token_id", "image_token_index", "video_token_id")
+        config = getattr(self.hf, "config", None)
+        return frozenset(int(i) for name in names if (i := getattr(config, name, None)) is not None)
+
     def of_kind(self, kind: str) -> list[AttentionSite]:
         """The sites of one kind, by layer."""
         found = [site for sites in self.sites.values() for site in sites if site.kind == kind]

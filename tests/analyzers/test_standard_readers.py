@@ -16,6 +16,8 @@ from interp.provenance import Provenance
 from interp.results import HeadScores, TokenMap
 from tests.analyzers import hand_made
 from tests.analyzers.hand_made import uniform
+from tests.architectures import IMAGE_TOKEN
+from tests.attention.models import loaded
 
 HEAD_ANALYZERS = ["first-token", "previous-token", "duplicate-token", "induction", "entropy"]
 
@@ -236,6 +238,31 @@ def test_equal_tokens_are_searched_once_per_pass(model: interp.Model, monkeypatc
     interp.scan(model, STORY, ["duplicate-token", "induction"], batch_size=2)
     assert searched == [0, 0]
     assert not matching._pairs
+
+
+def test_patches_of_an_image_are_no_copies_of_each_other() -> None:
+    """Nine placeholders of one id stand between words that repeat; the scores are those of the words alone."""
+    model, patches = loaded("llava"), [IMAGE_TOKEN] * 9
+    tokens = torch.tensor([[10, 20, 12, *patches, 30, 20, 12, 33]])
+    pixels = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(2))
+    found = interp.scan(model, tokens, ["duplicate-token", "induction"], images={"pixel_values": pixels})
+    maps = interp.capture_patterns(model, tokens, pixel_values=pixels).patterns
+    for name, targets in (("duplicate-token", {13: 1, 14: 2}), ("induction", {13: 2, 14: 3})):
+        pairs = [torch.stack([maps[layer][0, :, query, key] for layer in (0, 1)]) for query, key in targets.items()]
+        scores = found[name]
+        assert isinstance(scores, HeadScores)
+        torch.testing.assert_close(scores.scores.float(), torch.stack(pairs).mean(0), atol=1e-6, rtol=0)
+
+
+def test_equal_tokens_of_embeddings_are_not_known(model: interp.Model) -> None:
+    reader = analyzer_named("induction").reader(Shape(n_layers=5, n_heads=8, kind="self"))
+    embeddings = model.hf.get_input_embeddings()(model.to_tokens(STORY[2]))
+    with (
+        torch.inference_mode(),
+        interp.watch(model, reader),
+        pytest.raises(InputError, match="the model got embeddings or images. Pass token ids"),
+    ):
+        model.hf(inputs_embeds=embeddings)
 
 
 def test_bad_scans_say_what_to_do(model: interp.Model) -> None:
