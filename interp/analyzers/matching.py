@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.analyzers.analyzer import AnalyzerReader, Shape
+from interp.analyzers.analyzer import TEXT, AnalyzerReader, Shape
 from interp.analyzers.targets import TargetAnalyzer, TargetReader
 from interp.attention.rows import AttentionRows, Stream
 from interp.errors import InputError
@@ -101,6 +101,7 @@ class DuplicateToken(TargetAnalyzer):
     """
 
     name: ClassVar[str] = "duplicate-token"
+    reads: ClassVar[frozenset[str]] = TEXT
 
     def reader(self, shape: Shape) -> AnalyzerReader:
         return _Matching(shape, self)
@@ -121,6 +122,7 @@ class Induction(TargetAnalyzer):
     """
 
     name: ClassVar[str] = "induction"
+    reads: ClassVar[frozenset[str]] = TEXT
 
     def reader(self, shape: Shape) -> AnalyzerReader:
         return _Matching(shape, self, shift=1)

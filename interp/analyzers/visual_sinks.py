@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.analyzers.analyzer import Analyzer, Shape
+from interp.analyzers.analyzer import TEXT, Analyzer, Shape
 from interp.analyzers.massive_activations import massive_mask, residual_of_text
 from interp.analyzers.received import OneTextReader
 from interp.attention.rows import LayerCall, Stream
@@ -51,6 +51,7 @@ class VisualSinks(Analyzer):
     """
 
     name: ClassVar[str] = "visual-sinks"
+    reads: ClassVar[frozenset[str]] = TEXT
     least: ClassVar[Mapping[str, float]] = {"tau": 0}
     image_tokens: frozenset[int]
     dims: tuple[int, ...] | None = None
