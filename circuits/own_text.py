@@ -59,5 +59,4 @@ def _start(model: Model, n: int, generator: torch.Generator) -> Int[Tensor, "exa
     known = [value for name in names if isinstance(value := getattr(model.tokenizer, name, None), int)]
     if known:
         return torch.full((n, 1), known[0])
-    embedding: Any = model.hf.get_input_embeddings()
-    return torch.randint(int(embedding.weight.shape[0]), (n, 1), generator=generator)
+    return torch.randint(model.d_vocab, (n, 1), generator=generator)

@@ -99,8 +99,7 @@ def sequences(
     Raises:
         InputError: no text at all, no tokenizer, or a length that the model does not take.
     """
-    if model.tokenizer is None:
-        raise InputError(f"{model.name} was loaded without a tokenizer, so text cannot be used. Pass token ids.")
+    model.check_reads_text()
     length = sequence_length(model, n, length)
     documents = (text for text in texts if text.strip())
     if not packed:

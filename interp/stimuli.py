@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -28,10 +26,10 @@ def repeated_tokens(
     Difference: no token stands twice in a block, and common and rare tokens are not left out.
 
     Raises:
-        InputError: the context or the vocabulary is too small for two tokens per block.
+        InputError: the context or the vocabulary is too small for two tokens per block, or there are no tokens.
     """
     lead = first_tokens(model)
-    vocabulary = ordinary_tokens(model.tokenizer) if model.tokenizer is not None else _all_tokens(model)
+    vocabulary = torch.arange(model.d_vocab) if model.tokenizer is None else ordinary_tokens(model.tokenizer)
     room = (model.n_ctx or length * copies + len(lead)) - len(lead)
     copies = copies if room >= copies * 8 else min(copies, 2)
     length = min(length, room // copies, len(vocabulary))
@@ -55,8 +53,3 @@ def ordinary_tokens(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " vocab"]
     """All token ids except special ones, in order."""
     special = set(tokenizer.all_special_ids)
     return torch.tensor([token for token in range(len(tokenizer)) if token not in special])
-
-
-def _all_tokens(model: Model) -> Int[Tensor, " vocab"]:
-    embedding: Any = model.hf.get_input_embeddings()
-    return torch.arange(int(embedding.weight.shape[0]))

@@ -20,6 +20,8 @@ from interp.model.tokens import PaddingSide, TokenBatch, encode, pad, str_tokens
 from interp.provenance import Provenance, hash_prompts
 
 Inputs = str | Sequence[str] | Tensor | TokenBatch
+DECODER_TEXTS = ("decoder_input_ids", "decoder_inputs_embeds", "labels")
+"""Inputs that say what the decoder of an encoder-decoder reads."""
 UNKNOWN = 0.01
 """Share of words unknown to the tokenizer from which on a result says so."""
 
@@ -98,6 +100,17 @@ class Model:
         return n_positions if n_positions is None or padding is None else n_positions - padding - 1
 
     @property
+    def d_vocab(self) -> int:
+        """Token ids that the model knows, which are the rows of its embedding.
+
+        Raises:
+            InputError: it reads pictures alone.
+        """
+        self._check_reads_tokens()
+        embedding: Any = self.hf.get_input_embeddings()
+        return int(embedding.weight.shape[0])
+
+    @property
     def predicts_next_token(self) -> bool:
         """Whether it predicts every next token of a text, as a decoder without an encoder does."""
         return self.capabilities.generates and "encoder" not in self.capabilities.kinds
@@ -145,14 +158,23 @@ class Model:
             starts = bos is not None and tokens.shape[1] > 0 and bool((tokens[:, 0] == bos).all())
             batch = TokenBatch(tokens.long(), torch.ones_like(tokens, dtype=torch.long), starts)
         else:
-            if self.tokenizer is None:
-                raise InputError(f"{self.name} was loaded without a tokenizer, so text cannot be used. Pass token ids.")
+            self.check_reads_text()
             texts = [inputs] if isinstance(inputs, str) else list(inputs)
             if not texts:
                 raise InputError("The list of prompts is empty; expected at least one. Pass some text.")
             batch = encode(self.tokenizer, texts, prepend_bos=prepend_bos, padding_side=padding_side)
         self._check(batch.tokens)
         return batch.to(self.device)
+
+    def check_reads_text(self) -> None:
+        """Refuse a model that text cannot be given to.
+
+        Raises:
+            InputError: it reads pictures alone, or has no tokenizer.
+        """
+        self._check_reads_tokens()
+        if self.tokenizer is None:
+            raise InputError(f"{self.name} was loaded without a tokenizer, so text cannot be used. Pass token ids.")
 
     def pad(self, rows: Sequence[Sequence[int]], *, padding_side: PaddingSide = "right") -> TokenBatch:
         """One `TokenBatch` from token id lists of different lengths."""
@@ -179,7 +201,7 @@ class Model:
 
     def __call__(self, inputs: Inputs, **kwargs: Any) -> Float[Tensor, "batch position vocab"]:
         """Logits. `kwargs` go to the Hugging Face model (``pixel_values``, ``past_key_values``, ...)."""
-        return output_tensor(self.hf(**self._keywords(self.batch(inputs)), **kwargs))
+        return output_tensor(self.hf(**self.forward_inputs(self.batch(inputs), **kwargs)))
 
     def generate(self, inputs: Inputs, *, max_new_tokens: int = 32, **kwargs: Any) -> Int[Tensor, "batch position"]:
         """Greedy continuation (unless `kwargs` say otherwise), prompt included; hooks are live in every step."""
@@ -201,22 +223,22 @@ class Model:
         generate: Any = self.hf.generate
         return generate(input_ids=batch.tokens, attention_mask=batch.mask, max_new_tokens=max_new_tokens, **options)
 
-    def forward_inputs(self, batch: TokenBatch) -> dict[str, Tensor]:
-        """Keywords for ``hf(...)``: the mask only where something is padded, positions that skip left padding.
+    def forward_inputs(self, batch: TokenBatch, **others: Any) -> dict[str, Any]:
+        """Keywords for ``hf(...)``: the mask where something is padded, positions that skip left padding, `others`.
 
         Raises:
-            InputError: the model reads two texts, or the batch is padded on the left, and on this model that would
-                change the numbers.
+            InputError: an encoder-decoder without a text of its decoder among the `others`; or the batch is padded on
+                the left, and on this model that would change the numbers.
         """
-        if self.hf.config.is_encoder_decoder:
+        if self.hf.config.is_encoder_decoder and others.keys().isdisjoint(DECODER_TEXTS):
             raise InputError(
-                f"{self.name} is an encoder-decoder, whose decoder reads a text of its own. Use a model with one stack "
-                "here, or interp.capture_patterns with decoder_input_ids=."
+                f"{self.name} is an encoder-decoder, whose decoder reads a text of its own. Use a model with one "
+                "stack, or give decoder_input_ids= where that can be given, as to interp.capture_patterns."
             )
-        return self._keywords(batch)
+        return dict(**self._keywords(batch), **others)
 
-    def _keywords(self, batch: TokenBatch) -> dict[str, Tensor]:
-        inputs: dict[str, Tensor] = {"input_ids": batch.tokens}
+    def _keywords(self, batch: TokenBatch) -> dict[str, Any]:
+        inputs: dict[str, Any] = {"input_ids": batch.tokens}
         if batch.padding_side is None:
             return inputs
         if batch.padding_side == "right":
@@ -272,6 +294,10 @@ class Model:
         )
         return next((i for i in ids if i is not None), 0)
 
+    def _check_reads_tokens(self) -> None:
+        if self.sites.main_kind == "vision":
+            raise InputError(f"{self.name} reads pictures and no text. Use a model of text.")
+
     def _check(self, tokens: Int[Tensor, "batch position"], n_new: int = 0) -> None:
         """Refuse token ids that the model cannot take, alone or with `n_new` more behind them."""
         length = tokens.shape[1]
@@ -283,10 +309,8 @@ class Model:
                 f"A prompt has {length} tokens{more}, but {self.name} takes at most {self.n_ctx}. "
                 "Shorten it or cut it into pieces."
             )
-        embedding: Any = self.hf.get_input_embeddings()
-        n_tokens = int(embedding.weight.shape[0])
-        if not 0 <= int(tokens.min()) <= int(tokens.max()) < n_tokens:
+        if not 0 <= int(tokens.min()) <= int(tokens.max()) < self.d_vocab:
             raise InputError(
                 f"Token ids run from {int(tokens.min())} to {int(tokens.max())}, but {self.name} knows 0 to "
-                f"{n_tokens - 1}. Use the tokenizer that belongs to the model."
+                f"{self.d_vocab - 1}. Use the tokenizer that belongs to the model."
             )

@@ -150,12 +150,13 @@ def test_padding_changes_nothing_for_real_tokens(row: Architecture, side: Any) -
     model = loaded(row.name)
     rows, images = with_images(row, token_rows((12, 8)))
     batch = model.pad(rows, padding_side=side)
+    further = _extra(row, batch.tokens, images)
     if side == "left" and not row.left_padded:
         with pytest.raises(InputError, match="numbers positions from the first column"):
-            model.forward_inputs(batch)
+            model.forward_inputs(batch, **further)
         return
     together = Recorder()
-    logits = watched(model, together, **model.forward_inputs(batch), **_extra(row, batch.tokens, images))
+    logits = watched(model, together, **model.forward_inputs(batch, **further))
     for index, ids in enumerate(rows):
         alone = Recorder()
         own_tokens = torch.tensor([ids])

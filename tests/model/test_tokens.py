@@ -13,6 +13,7 @@ from interp.errors import InputError
 from interp.model.load import load
 from interp.model.model import Model
 from interp.model.tokens import TokenBatch, adds_bos, encode, pad, str_tokens
+from interp.stimuli import repeated_tokens
 from tests.attention.models import ids, loaded
 from tests.model.checkpoints import LLAMA, word_tokenizer
 
@@ -184,6 +185,13 @@ def test_a_result_says_when_the_text_has_words_that_the_model_does_not_know(mode
 def test_one_text_is_not_enough_for_an_encoder_decoder() -> None:
     model = loaded("t5")
     batch = model.batch(ids())
-    with pytest.raises(InputError, match=r"t5 is an encoder-decoder.*Use a model with one stack here, or"):
-        model.forward_inputs(batch)
+    with pytest.raises(InputError, match=r"t5 is an encoder-decoder.*Use a model with one stack, or give decoder_"):
+        model(batch)
     assert model(batch, decoder_input_ids=ids()[:, :3]).shape[1] == 3
+
+
+def test_a_model_of_pictures_reads_no_text() -> None:
+    model = loaded("vit")
+    for read in (lambda: model.batch("a dog"), lambda: model.batch(ids()), lambda: repeated_tokens(model, seed=0)):
+        with pytest.raises(InputError, match="vit reads pictures and no text. Use a model of text"):
+            read()
