@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.analyzers import Analyzer
-from interp.errors import InputError
+from interp.errors import AnalysisWarning, InputError
 from interp.model.load import load
 from interp.model.model import Inputs, Model
 from interp.model.tokens import TokenBatch
@@ -133,8 +134,9 @@ def compare_models(
 
     Returns:
         By analyzer, highest difference first with ``.top(absolute=True)``: `scores` second minus first; columns
-        ``first``, ``second``, ``p`` (familywise over the heads of the table), ``null sd``; label ``change``
-        (`change_of`). `notes` hold the number of heads per change and Spearman's rank correlation of the two models.
+        ``first``, ``second``, ``p`` (familywise over the heads of the table), ``null sd``, ``score chance`` (chance of
+        the scores; that of their difference is 0); label ``change`` (`change_of`). `notes` hold the number of heads per
+        change and Spearman's rank correlation of the two models.
 
     Raises:
         InputError: another number of layers or heads, tokenizers that cut the data differently, fewer than eight
@@ -144,26 +146,50 @@ def compare_models(
     by EAP-IG without a null; any score per head and part can be compared by `split_differences`.
     """
     loaded = load(first) if isinstance(first, str) else first
+    shape, name = (loaded.n_layers, loaded.n_heads), loaded.name
+    if not isinstance(second, str):
+        _check_shape(second, name, shape)
     batch = _data(loaded, data, prepend_bos, seed)
     parts = _parts(batch, n_parts, seed)
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "progress": progress}
     measured = _measure(loaded, parts, analyzers, **options)
-    shape, name = (loaded.n_layers, loaded.n_heads), loaded.name
     text = _text_of(loaded, batch)
     del loaded
     other = load(second) if isinstance(second, str) else second
-    if (other.n_layers, other.n_heads) != shape:
-        raise InputError(
-            f"{name} has {shape[0]} layers x {shape[1]} heads, {other.name} {other.n_layers} x {other.n_heads}. "
-            "Compare models of one shape."
-        )
+    _check_shape(other, name, shape)
     if text is not None and other.tokenizer is not None and text != _text_of(other, batch):
         raise InputError(f"{name} and {other.name} do not share a vocabulary. Compare models with one tokenizer.")
     again = _measure(other, parts, analyzers, **options)
     scanned = next(iter(again.values()))[0].provenance.parameters
     parameters = {"first": name, "second": other.name, "n_parts": len(parts), "n_splits": N_SPLITS, **scanned}
-    provenance = other.provenance([batch], seed=seed, parameters=parameters)
+    problems = list(_other_keys(measured, again, name, other.name))
+    for sentence in problems:
+        warnings.warn(sentence, AnalysisWarning, stacklevel=2)
+    provenance = other.provenance([batch], seed=seed, parameters=parameters, warnings=problems)
     return {key: _compared(measured[key], again[key], provenance, seed) for key in measured}
+
+
+def _check_shape(other: Model, name: str, shape: tuple[int, int]) -> None:
+    if (other.n_layers, other.n_heads) != shape:
+        raise InputError(
+            f"{name} has {shape[0]} layers x {shape[1]} heads, {other.name} {other.n_layers} x {other.n_heads}. "
+            "Compare models of one shape."
+        )
+
+
+def _other_keys(
+    first: Mapping[str, Sequence[HeadScores]], second: Mapping[str, Sequence[HeadScores]], *names: str
+) -> Iterator[str]:
+    """A sentence where the models see different keys, as one with a sliding window and one without do."""
+    for analyzer, parts in first.items():
+        chances = [found[0].chances for found in (parts, second[analyzer])]
+        if not torch.allclose(*chances, rtol=1e-6, atol=0, equal_nan=True):
+            means = [float(chance.nanmean()) for chance in chances]
+            yield (
+                f"{names[0]} and {names[1]} see different keys: chance of {analyzer} is {means[0]:.3g} in the one and "
+                f"{means[1]:.3g} in the other, and heads differ by that alone"
+            )
+            return
 
 
 def _data(model: Model, data: Inputs | None, prepend_bos: bool | None, seed: int) -> TokenBatch:
@@ -212,9 +238,9 @@ def _compared(
     values = [torch.stack([part.scores for part in parts]) for parts in (first, second)]
     found = split_differences(*values, seed=seed)
     means = [value.double().mean(0) for value in values]
-    chance = torch.stack([part.chances.nan_to_num(0) for part in first]).mean(0)
+    chance = torch.stack([part.chances for part in first]).mean(0)
     highest = first[0].value_range[1] if first[0].value_range is not None else None
-    numbers = torch.stack([*means, found.p, chance], -1).tolist()
+    numbers = torch.stack([*means, found.p, chance.nan_to_num(0)], -1).tolist()
     changes = tuple(tuple(change_of(a, b, p, level, highest) for a, b, p, level in layer) for layer in numbers)
     every = [word for row in changes for word in row]
     notes: Mapping[str, Any] = {
@@ -229,7 +255,7 @@ def _compared(
         unit=first[0].unit,
         signed=True,
         chance=0.0,
-        columns={"first": means[0], "second": means[1], "p": found.p, "null sd": found.null_sd},
+        columns={"first": means[0], "second": means[1], "p": found.p, "null sd": found.null_sd, "score chance": chance},
         labels={"change": changes},
         higher_is="more in the second model",
         provenance=provenance,

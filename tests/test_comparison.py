@@ -8,11 +8,14 @@ import torch
 import interp
 from circuits.importance.gates import gate_slopes, normalised_by_layer
 from circuits.importance.objective import TextObjective
+from interp import comparison
 from interp.analyzers.copying import copying_from_weights
 from interp.comparison import change_of, compare_models, split_differences
-from interp.errors import InputError
+from interp.errors import AnalysisWarning, InputError
 from interp.model.model import Model
 from interp.results import HeadScores
+from interp.scanning import scan
+from tests.attention.models import loaded
 from tests.hand_weighted import induction_model, letters_tokenizer
 from tests.tiny_models import tiny_llama
 
@@ -130,9 +133,23 @@ def test_the_head_whose_output_weights_were_changed_comes_first() -> None:
         assert not scores.scores.any() and scores.notes["changes"] == {"unchanged": 8}
 
 
-def test_unusable_comparisons_are_refused(circuit: Model) -> None:
-    with pytest.raises(InputError, match="2 layers x 2 heads.*2 layers x 4 heads|x 2 heads, .* 2 x 4"):
-        compare_models(circuit, tiny_llama(), progress=False)
+def test_models_that_see_different_keys_are_called_out() -> None:
+    """A causal model beside an encoder of its shape: chance alone makes their scores differ."""
+    models = [loaded(name) for name in ("gpt2", "bert")]
+    tokens = torch.randint(5, 40, (8, 12), generator=torch.Generator().manual_seed(0))
+    with pytest.warns(AnalysisWarning, match="gpt2 and bert see different keys: chance of previous-token is 0.191 in"):
+        found = compare_models(*models, tokens, ["previous-token"], progress=False)["previous-token"]
+    assert any("see different keys" in sentence for sentence in found.provenance.warnings)
+    expected = scan(models[0], tokens, ["previous-token"])["previous-token"]
+    assert isinstance(expected, HeadScores)
+    torch.testing.assert_close(found.columns["score chance"], expected.chances)
+
+
+def test_unusable_comparisons_are_refused(circuit: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as without_scans:
+        without_scans.setattr(comparison, "scan", pytest.fail)
+        with pytest.raises(InputError, match="2 layers x 2 heads.*2 layers x 4 heads|x 2 heads, .* 2 x 4"):
+            compare_models(circuit, tiny_llama(), progress=False)
     with pytest.raises(InputError, match="at least 8 examples"):
         compare_models(circuit, circuit, "w1 w2 w1 w2", progress=False)
     with pytest.raises(InputError, match="received-mass"):

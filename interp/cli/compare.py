@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from interp.report import Page
     from interp.results import HeadScores
 
-LEGEND = "p: probability of such a difference in any head of the table, from halves of the data within one model"
+LEGEND = (
+    "chance: of the score in either model; p: probability of such a difference in any head of the table, from halves "
+    "of the data within one model; unchanged: p of 0.05 or more, or in both models less than a quarter of the way from "
+    "chance to the highest score"
+)
 
 
 def compare(
@@ -102,14 +106,18 @@ def _table(name: str, scores: HeadScores, top: int) -> Table:
     counts = ", ".join(f"{count} {word}" for word, count in scores.notes["changes"].items())
     table = titled_table(f"{name}: {counts}")
     table.add_column("head", no_wrap=True)
-    for column in ("first", "second", "difference", "p"):
+    for column in ("first", "second", "chance", "difference", "p"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("change", no_wrap=True)
     for head in scores.top(top, absolute=True):
         place = (head.layer, head.head)
-        values = [f"{float(scores.columns[column][place]):.3f}" for column in ("first", "second")]
+        values = [_number(float(scores.columns[column][place])) for column in ("first", "second", "score chance")]
         change = scores.labels["change"][head.layer][head.head]
         p = float(scores.columns["p"][place])
         shown = f"{p:.3f}" if p >= 0.0005 or p != p else "< 0.001"
         table.add_row(head.label, *values, f"{scores[head]:+z.3f}", shown, change)
     return table
+
+
+def _number(value: float) -> str:
+    return "–" if value != value else f"{value:z.3f}"

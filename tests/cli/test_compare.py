@@ -14,6 +14,7 @@ def test_compare_prints_changes_and_writes_them(command: Command, circuit_direct
     code, out, _ = command(*line, "--save", tmp_path / "saved")
     assert code == 0
     assert "induction: 4 unchanged" in out and "L1H1" in out and "rank correlation" in out
+    assert "chance" in next(line for line in out.splitlines() if line.split()[:1] == ["head"])
     saved = interp.load_result(tmp_path / "saved" / "induction")
     assert isinstance(saved, interp.HeadScores) and saved.columns["first"][1, 1] > 0.999
     _, out, _ = command(*line, "--json", "-", "--csv", tmp_path / "heads.csv")
