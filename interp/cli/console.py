@@ -56,7 +56,7 @@ def print_table(out: Console, table: Table) -> None:
 
 def _parts(table: Table, width: int) -> Iterator[Table]:
     """The table without its title, cut between columns where the width needs it."""
-    n_keys = _n_keys(table)
+    n_keys = _n_keys(table, width)
     room = width - 1 - sum(map(_width, table.columns[:n_keys]))
     chosen: list[list[int]] = [[]]
     left = room
@@ -70,11 +70,19 @@ def _parts(table: Table, width: int) -> Iterator[Table]:
         yield _with_columns(table, [*range(n_keys), *indices])
 
 
-def _n_keys(table: Table) -> int:
-    """Columns that say whose row it is: a rank, then the words in front; at least one."""
+def _n_keys(table: Table, width: int) -> int:
+    """Columns that say whose row it is: a rank, then the words in front, as far as every other column fits beside them.
+
+    At least one of the words is repeated.
+    """
     names = list(dropwhile(lambda column: not str(column.header), table.columns))
-    words = takewhile(lambda column: column.justify == "left", names)
-    return max(1, len(table.columns) - len(names) + len(list(words)))
+    words = list(takewhile(lambda column: column.justify == "left", names))
+    least = len(table.columns) - len(names) + min(1, len(words))
+    widths = list(map(_width, table.columns))
+    for n_keys in range(least + max(0, len(words) - 1), least, -1):
+        if sum(widths[:n_keys]) + max(widths[n_keys:], default=0) < width:
+            return n_keys
+    return max(1, least)
 
 
 def _width(column: Column) -> int:

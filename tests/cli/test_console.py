@@ -42,3 +42,21 @@ def test_what_is_too_wide_is_cut_between_columns(
     assert len(rows) > 1 and all(row[:2] == ["2", "L0H1"] for row in rows)  # rank and head say whose row it is
     assert [cell for row in rows for cell in row[2:]] == ["0.4", "0.5", "0.6"]
     assert not any("…" in line for line in lines)
+
+
+def test_words_in_front_are_not_repeated_where_no_column_fits_beside_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank, a head and its role need 24 of 36 characters, an interval 16 more."""
+    monkeypatch.setenv("COLUMNS", "36")
+    table = titled_table("")
+    table.add_column("", justify="right")
+    for name in ("head", "role"):
+        table.add_column(name, no_wrap=True)
+    for name in ("effect", "95 % interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row("1", "L0H3", "a head of a role", "+0.97", "+0.94 to +0.98")
+    print_table(console(), table)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "L0H3" in line]
+    assert all(row[:2] == ["1", "L0H3"] for row in rows)
+    assert " ".join(cell for row in rows for cell in row[2:]) == "a head of a role +0.97 +0.94 to +0.98"
