@@ -183,13 +183,8 @@ class _LagCurves(AnalyzerReader):
 
 def _windows(pairs: EqualPairs, rows: AttentionRows) -> tuple[Tensor, Tensor, Tensor]:
     """Example, row and earlier copy of every pair whose whole window of keys has nothing but first occurrences."""
-    whole = pairs_of(rows.stream)
-    assert rows.stream.tokens is not None
-    fresh: Bool[Tensor, "example position"] = torch.ones_like(rows.stream.tokens, dtype=torch.bool)
-    fresh[whole.example, whole.query] = False
+    fresh = _first_occurrences(rows.stream)
     fresh[torch.arange(len(fresh), device=fresh.device), rows.first_key] = False
-    if rows.stream.valid is not None:
-        fresh &= rows.stream.valid
     first, last = pairs.key - SELECTED_LAG, pairs.key + SELECTED_LAG
     row = torch.searchsorted(rows.queries, pairs.query).clamp_max(len(rows.queries) - 1)
     kept = (rows.queries[row] == pairs.query) & (first >= 0) & (last < pairs.query)
@@ -198,6 +193,19 @@ def _windows(pairs: EqualPairs, rows: AttentionRows) -> tuple[Tensor, Tensor, Te
     inside = before[pairs.example, (last + 1).clamp_max(limit)] - before[pairs.example, first.clamp_min(0)]
     kept &= inside == len(LAGS)
     return pairs.example[kept], row[kept], pairs.key[kept]
+
+
+def _first_occurrences(stream: Stream) -> Bool[Tensor, "example position"]:
+    """Real tokens that have not come before, those of earlier calls included; every patch of an image is new."""
+    assert stream.tokens is not None
+    tokens = stream.tokens if stream.valid is None else stream.tokens.masked_fill(~stream.valid, -1)
+    ordered, place = tokens.sort(stable=True)
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    found = torch.zeros_like(new).scatter(1, place, new)
+    if stream.images is not None:
+        found |= stream.images
+    return found if stream.valid is None else found & stream.valid
 
 
 def _permuted(curves: Float[Tensor, "layer head lag"], grid: CmrGrid, seed: int) -> Float[Tensor, "layer head"]:

@@ -7,13 +7,17 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.analyzers.cmr import LAGS, CmrDistance, cmr_distances, fit_cmr, gaussian_distance
+from interp.analyzers.analyzer import Shape
+from interp.analyzers.cmr import LAGS, CmrDistance, _first_occurrences, cmr_distances, fit_cmr, gaussian_distance
 from interp.analyzers.cmr_model import CmrGrid, association, cmr_grid, crp_of, grid_parameters, selected
+from interp.attention.rows import Stream
 from interp.interventions.scale_heads import ScaleHeads
 from interp.model.model import Model
+from interp.provenance import Provenance
 from interp.results import HeadScores
 from interp.stimuli import repeated_tokens
 from tests.hand_weighted import induction_model, letters_tokenizer
+from tests.tiny_models import tiny_llama
 
 
 def crp(*setting: float, n_recalls: int = 20) -> Tensor:
@@ -120,6 +124,34 @@ def test_the_induction_head_set_by_hand_is_sequential_chaining(circuit: Model) -
     assert isinstance(found.chance, Tensor) and found.chance[1, 1] > 1
     with interp.watch(circuit, ScaleHeads(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))):
         assert scanned(circuit, tokens).columns["lag +1"][1, 1] < 0.05
+
+
+def test_first_occurrences_by_hand() -> None:
+    """Padding with a token of the text is not its first place; patches of one id are all new."""
+    tokens, patch = torch.tensor([[2, 2, 5, 2, 5, 9, 9]]), torch.tensor([[False] * 5 + [True] * 2])
+    real = torch.tensor([[False] + [True] * 6])
+    found = _first_occurrences(Stream(tokens=tokens, valid=real, past=3, images=patch))
+    assert found[0].tolist() == [False, True, True, False, False, True, True]
+    assert _first_occurrences(Stream(tokens=tokens, valid=None, past=0))[0].tolist() == [
+        True, False, True, False, False, True, False,
+    ]  # fmt: skip
+
+
+def test_cached_decoding_knows_what_came_before() -> None:
+    """A token stands twice in the block, so windows around its second place are not of first occurrences alone."""
+    model = tiny_llama()
+    block = torch.randperm(50, generator=torch.Generator().manual_seed(0))[:24] + 4
+    block[12] = block[5]
+    tokens = torch.cat([torch.tensor([1]), block, block])[None]
+    reader = CmrDistance().reader(Shape(n_layers=2, n_heads=4, kind="self"))
+    with torch.inference_mode(), interp.watch(model, reader):
+        output = model.hf(input_ids=tokens[:, :30], use_cache=True)
+        for token in tokens[:, 30:].T:
+            output = model.hf(input_ids=token[None], past_key_values=output.past_key_values, use_cache=True)
+    stepwise, whole = reader.result(Provenance(model="m"), []), interp.scan(model, tokens, ["cmr"])["cmr"]
+    assert isinstance(stepwise, HeadScores) and isinstance(whole, HeadScores)
+    for name in (f"lag {lag:+d}" for lag in LAGS.tolist()):
+        torch.testing.assert_close(stepwise.columns[name], whole.columns[name], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
