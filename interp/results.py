@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from interp.agreement import Agreement
 from interp.emergence import Emergence
 from interp.errors import ResultFormatError
 from interp.head_catalogue import HeadCatalogue
@@ -16,6 +17,7 @@ from interp.storage import read_result
 from interp.token_map import TokenEntry, TokenMap
 
 __all__ = [
+    "Agreement",
     "Emergence",
     "HeadCatalogue",
     "HeadDistances",
@@ -41,6 +43,7 @@ _KINDS = (
     PruningCurve,
     Emergence,
     HeadCatalogue,
+    Agreement,
 )
 
 
@@ -56,6 +59,7 @@ def load_result(
     | PruningCurve
     | Emergence
     | HeadCatalogue
+    | Agreement
 ):
     """Read a saved result of any kind.
 

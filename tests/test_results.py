@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import pkgutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import circuits
 import interp
+import probes
 from interp.errors import InputError, ResultFormatError
 from interp.frozen import FrozenDict, freeze_json, frozen_tensor
 from interp.provenance import Provenance, hash_prompts
 from interp.results import HeadScores, TokenMap, load_result
+from interp.saved_result import SavedResult
 from interp.storage import FORMAT_VERSION, JSON_FILE, TENSOR_FILE
 
 
@@ -32,6 +37,29 @@ def edit_json(directory: Path, change: Callable[[dict], object]) -> None:
     document = json.loads((directory / JSON_FILE).read_text())
     change(document)
     (directory / JSON_FILE).write_text(json.dumps(document))
+
+
+def kinds() -> set[str]:
+    """Every kind of result in the packages."""
+    for package in (interp, circuits, probes):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not found.name.endswith("__main__"):
+                import_module(found.name)
+    waiting, known = [SavedResult], set[str]()
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        known |= {kind.KIND} if hasattr(kind, "KIND") else set()
+    return known
+
+
+def test_load_result_knows_every_kind(scores: HeadScores, tmp_path: Path) -> None:
+    path = scores.save(tmp_path / "odd")
+    edit_json(path, lambda document: document.update(kind="odd"))
+    with pytest.raises(ResultFormatError, match="unknown kind 'odd'") as caught:
+        load_result(path)
+    listed = str(caught.value).partition("expected one of ")[2].partition(";")[0]
+    assert set(listed.split(", ")) == kinds()
 
 
 class TestProvenance:

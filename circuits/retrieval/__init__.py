@@ -1,6 +1,6 @@
 """Heads that fetch from far away: retrieval heads and streaming heads, by six methods, and how far these agree."""
 
-from circuits.retrieval.agreement import Agreement, agreement
+from circuits.retrieval.agreement import agreement
 from circuits.retrieval.duo import duo_gates, duo_surrogate
 from circuits.retrieval.haystack import needle_prompts
 from circuits.retrieval.methods import METHODS, rankings, retrieval_heads
@@ -9,6 +9,7 @@ from circuits.retrieval.needles import NEEDLES, Needle, NeedlePrompt
 from circuits.retrieval.qrhead import QRExample, qr_examples, qr_heads
 from circuits.retrieval.random_haystack import random_needle_prompts
 from circuits.retrieval.razor import razor_heads
+from interp.agreement import Agreement
 
 __all__ = [
     "METHODS",

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from circuits.retrieval.agreement import Agreement, agreement, chance_jaccard, top_jaccard
+from circuits.retrieval.agreement import agreement, top_jaccard
 from circuits.retrieval.copying import copy_chance, copy_hits, copy_mass, copy_recall, rouge_recall
+from interp.agreement import Agreement, chance_jaccard
 from interp.errors import InputError
 from interp.provenance import Provenance
+from interp.results import load_result
 
 NEEDLE = torch.arange(50, 55)
 START = 10
@@ -86,7 +88,8 @@ def test_agreement_of_rankings(provenance: Provenance, tmp_path: Path) -> None:
     assert float(found.jaccard[0, 1]) == 1 and float(found.jaccard[0, 2]) == 0
     frame = found.to_frame()
     assert len(frame) == 6 and frame["jaccard chance"].unique().tolist() == [chance_jaccard(3, 19)]
-    saved = Agreement.load(found.save(tmp_path / "agreement"))
+    saved = load_result(found.save(tmp_path / "agreement"))
+    assert isinstance(saved, Agreement)
     torch.testing.assert_close(saved.spearman, found.spearman)
     assert saved.methods == found.methods
 
