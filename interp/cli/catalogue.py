@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import (
-    CsvOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    HtmlOption,
-    JsonOption,
-    ModelOption,
-    ParquetOption,
-    QuietOption,
-    SeedOption,
-    load_model,
-    reported_warnings,
-)
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import ColumnOption, file_texts
 
@@ -35,7 +22,9 @@ WHOLE = 64
 """Heads of a model that are all shown."""
 
 
+@with_option_groups
 def catalogue(
+    *,
     model: ModelOption = "mini",
     text: Annotated[
         list[Path] | None,
@@ -54,15 +43,10 @@ def catalogue(
     top: Annotated[int, typer.Option("--top", min=1, help="Heads shown of each type of a larger model.")] = 5,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Sequences at a time; changes no score.")] = 8,
     seed: SeedOption = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    json: JsonOption = None,
-    csv: CsvOption = None,
-    parquet: ParquetOption = None,
-    html: HtmlOption = None,
+    placement: Placement,
+    outputs: Outputs,
     save: Annotated[Path | None, typer.Option("--save", help="Directory for interp.load_result.")] = None,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    notices: Notices,
 ) -> None:
     """Say of every head what it is: its types with score, interval, chance level, percentile and confidence.
 
@@ -71,14 +55,13 @@ def catalogue(
     from circuits.catalogue import catalogue as run
     from interp.report import catalogue_page
 
-    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
-    with reported_warnings(quiet=quiet, debug=debug):
+    with notices.shown():
         found = run(
-            load_model(model, device, dtype),
+            placement.load(model),
             None if not text else chain.from_iterable(file_texts(path, column=column) for path in text),
             types=None if types is None else [name.strip() for name in types.split(",")],
             thresholds=dict(map(_threshold, threshold or ())),
-            n=n, length=length, batch_size=batch_size, seed=seed, progress=False if quiet else None,
+            n=n, length=length, batch_size=batch_size, seed=seed, progress=notices.progress,
         )  # fmt: skip
     if save is not None:
         found.save(save)

@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import (
-    CsvOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    HtmlOption,
-    JsonOption,
-    ParquetOption,
-    QuietOption,
-    SeedOption,
-    load_model,
-    reported_warnings,
-)
+from interp.cli.options import Notices, Placement, SeedOption, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import ColumnOption, file_texts
 
@@ -37,7 +25,9 @@ LEGEND = (
 )
 
 
+@with_option_groups
 def compare(
+    *,
     model_a: Annotated[str, typer.Argument(help="First model: embedded name, hub id or directory.")],
     model_b: Annotated[str, typer.Argument(help="Second model, of the same shape.")],
     text: Annotated[
@@ -51,17 +41,12 @@ def compare(
     length: Annotated[int, typer.Option("--length", help="Tokens of each sequence of the text.")] = 128,
     top: Annotated[int, typer.Option("--top", min=1, help="Heads shown per score.")] = 10,
     seed: SeedOption = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    json: JsonOption = None,
-    csv: CsvOption = None,
-    parquet: ParquetOption = None,
-    html: HtmlOption = None,
+    placement: Placement,
+    outputs: Outputs,
     save: Annotated[
         Path | None, typer.Option("--save", help="Directory; one result per score for interp.load_result.")
     ] = None,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    notices: Notices,
 ) -> None:
     """Say which heads emerged, strengthened, weakened or vanished from one model to another of the same shape.
 
@@ -71,12 +56,11 @@ def compare(
     from interp.comparison import DEFAULT_ANALYZERS, compare_models
     from interp.data import sequences
 
-    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
-    with reported_warnings(quiet=quiet, debug=debug):
-        first, second = (load_model(name, device, dtype) for name in (model_a, model_b))
+    with notices.shown():
+        first, second = (placement.load(name) for name in (model_a, model_b))
         data = None if text is None else sequences(first, file_texts(text, column=column), n=n, length=length)
         names = DEFAULT_ANALYZERS if analyzers is None else [name.strip() for name in analyzers.split(",")]
-        results = compare_models(first, second, data, names, seed=seed, progress=False if quiet else None)
+        results = compare_models(first, second, data, names, seed=seed, progress=notices.progress)
     if save is not None:
         for name, scores in results.items():
             scores.save(save / name)

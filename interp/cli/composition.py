@@ -9,19 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import (
-    CsvOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    HtmlOption,
-    JsonOption,
-    ModelOption,
-    ParquetOption,
-    QuietOption,
-    load_model,
-    reported_warnings,
-)
+from interp.cli.options import ModelOption, Notices, Placement, with_option_groups
 from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -40,21 +28,18 @@ LEGEND = (
 )
 
 
+@with_option_groups
 def composition(
+    *,
     model: ModelOption = "mini",
     kind: Annotated[str, typer.Option("--kind", help="q, k, v, or all.")] = "all",
     head: Annotated[str | None, typer.Option("--head", help="Show the pairs of this head, as L1H3.")] = None,
     by: Annotated[str, typer.Option("--by", help="Highest by score, or by z.")] = "score",
     top: Annotated[int, typer.Option("--top", min=1, help="Pairs shown of each kind.")] = 5,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    json: JsonOption = None,
-    csv: CsvOption = None,
-    parquet: ParquetOption = None,
-    html: HtmlOption = None,
+    placement: Placement,
+    outputs: Outputs,
     save: Annotated[Path | None, typer.Option("--save", help="Directory; one result per kind in it.")] = None,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    notices: Notices,
 ) -> None:
     """Find the pairs of heads where a later head reads what an earlier one writes, by their weights alone.
 
@@ -65,10 +50,9 @@ def composition(
     """
     from interp.analyzers.composition import composition as compose
 
-    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     modes = _modes(kind)
-    with reported_warnings(quiet=quiet, debug=debug):
-        loaded = load_model(model, device, dtype)
+    with notices.shown():
+        loaded = placement.load(model)
         found = [compose(loaded, mode) for mode in modes]
         strongest = [pairs.top(top, by, head=head) for pairs in found]
     if save is not None:

@@ -7,35 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import (
-    CsvOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    HtmlOption,
-    JsonOption,
-    ModelOption,
-    ParquetOption,
-    QuietOption,
-    SeedOption,
-    load_model,
-    reported_warnings,
-)
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
 from interp.cli.outputs import Outputs
-from interp.cli.sources import (
-    ApartOption,
-    BosOption,
-    ColumnOption,
-    ConfigOption,
-    DatasetOption,
-    LengthOption,
-    SampleByOption,
-    SplitOption,
-    TaskOption,
-    TextOption,
-    check_source,
-    read_source,
-)
+from interp.cli.sources import Documents, LengthOption, TaskOption
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,10 +23,11 @@ LEGEND = (
 )
 
 
+@with_option_groups
 def distances(
+    *,
     model: ModelOption = "mini",
-    text: TextOption = None,
-    dataset: DatasetOption = None,
+    documents: Documents,
     task: TaskOption = None,
     clusters: Annotated[
         int | None, typer.Option("--clusters", help="Groups; 2 to 10 of them, by the silhouette.")
@@ -60,23 +35,12 @@ def distances(
     head: Annotated[str | None, typer.Option("--head", help="Show the heads nearest to this one, as L1H3.")] = None,
     n: Annotated[int, typer.Option("--n", help="Sequences.")] = 20,
     length: LengthOption = None,
-    apart: ApartOption = False,
-    column: ColumnOption = None,
-    sample_by: SampleByOption = "document",
-    config: ConfigOption = None,
-    split: SplitOption = "train",
-    bos: BosOption = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Pairs of heads shown.")] = 5,
     seed: SeedOption = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    json: JsonOption = None,
-    csv: CsvOption = None,
-    parquet: ParquetOption = None,
-    html: HtmlOption = None,
+    placement: Placement,
+    outputs: Outputs,
     save: Annotated[Path | None, typer.Option("--save", help="Directory for distances/ and clusters/.")] = None,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    notices: Notices,
 ) -> None:
     """Compare the attention of every two heads, and group the heads that attend alike.
 
@@ -86,15 +50,11 @@ def distances(
     """
     from interp.analyzers.divergence import head_clusters, head_distances
 
-    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
-    check_source("A comparison of heads", text=text, dataset=dataset, task=task)
-    with reported_warnings(quiet=quiet, debug=debug):
-        loaded = load_model(model, device, dtype)
-        data = read_source(
-            loaded, text=text, dataset=dataset, task=task, n=n, length=length, apart=apart, column=column,
-            sample_by=sample_by, config=config, split=split, bos=bos, seed=seed,
-        )  # fmt: skip
-        found = head_distances(loaded, data, seed=seed if task else None, progress=False if quiet else None)
+    documents.check("A comparison of heads", task=task)
+    with notices.shown():
+        loaded = placement.load(model)
+        data = documents.read(loaded, n=n, length=length, task=task, seed=seed)
+        found = head_distances(loaded, data, seed=seed if task else None, progress=notices.progress)
         groups = head_clusters(found, clusters)
         pairs = _nearest(found, head, top)
     if save is not None:

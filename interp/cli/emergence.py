@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interp.cli.options import (
-    CsvOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    HtmlOption,
-    JsonOption,
-    ParquetOption,
-    QuietOption,
-    SeedOption,
-    load_model,
-    reported_warnings,
-)
+from interp.cli.options import Notices, Placement, SeedOption, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import ColumnOption, file_texts
 
@@ -28,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from interp.emergence import Emergence
+    from interp.model.tokens import TokenBatch
     from interp.report import Page
 
 BAR, EIGHTHS = 5, " ▏▎▍▌▋▊▉"
@@ -38,7 +27,9 @@ LEGEND = {
 }
 
 
+@with_option_groups
 def emergence(
+    *,
     metric: Annotated[str, typer.Option("--metric", help="induction, sinks or previous-token.")] = "induction",
     model: Annotated[str | None, typer.Option("--model", help="Embedded model with curves of its own; mini.")] = None,
     checkpoints: Annotated[
@@ -53,23 +44,18 @@ def emergence(
     length: Annotated[int, typer.Option("--length", help="Tokens of each sequence of the text.")] = 64,
     top: Annotated[int, typer.Option("--top", min=1, help="Heads shown and named.")] = 5,
     seed: SeedOption = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    json: JsonOption = None,
-    csv: CsvOption = None,
-    parquet: ParquetOption = None,
-    html: HtmlOption = None,
+    placement: Placement,
+    outputs: Outputs,
     save: Annotated[Path | None, typer.Option("--save", help="Directory, for interp.load_result.")] = None,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    notices: Notices,
 ) -> None:
     """Draw how a property of the heads emerges during training.
 
     Example: interp emergence --metric sinks --html sinks.html
     """
+    from circuits.emergence import measure_emergence
     from interp.errors import InputError
 
-    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     if model is not None and checkpoints is not None:
         raise InputError("--model reads the curves of an embedded model, --checkpoints measures others. Give one.")
     if text is not None and (checkpoints is None or metric == "induction"):
@@ -77,14 +63,17 @@ def emergence(
             "--text is what sinks and previous-token are measured on in --checkpoints; induction takes random tokens, "
             "and the curves of an embedded model are measured already. Leave it out."
         )
-    with reported_warnings(quiet=quiet, debug=debug):
+    with notices.shown():
         if checkpoints is None:
             curves = _shipped(model or "mini", metric)
         else:
-            options: dict[str, Any] = {
-                "device": device, "dtype": dtype, "seed": seed, "progress": False if quiet else None
-            }  # fmt: skip
-            curves = _measured(checkpoints, metric, (text, column, n, length), options)
+            tokens = (
+                None if text is None else _tokens(checkpoints, placement, file_texts(text, column=column), n, length)
+            )
+            curves = measure_emergence(
+                checkpoints, [metric], text=tokens, text_name=str(text), device=placement.device,
+                dtype=placement.dtype, seed=seed, progress=notices.progress,
+            )[metric]  # fmt: skip
     if save is not None:
         curves.save(save)
     outputs.write(page=lambda: _page(curves, top), document=curves.to_document, frame=curves.to_frame)
@@ -100,23 +89,13 @@ def _shipped(model: str, metric: str) -> Emergence:
     return found[metric]
 
 
-def _measured(
-    checkpoints: Path,
-    metric: str,
-    data: tuple[Path | None, str | None, int, int],
-    options: Mapping[str, Any],
-) -> Emergence:
-    """Curves of the models in a directory; `data` is a file, its column, and how much of it to read."""
-    from circuits.emergence import checkpoint_series, measure_emergence
+def _tokens(checkpoints: Path, placement: Placement, texts: Iterable[str], n: int, length: int) -> TokenBatch:
+    """The text that every checkpoint reads, by the tokenizer of the first."""
+    from circuits.emergence import checkpoint_series
     from interp.data import sequences
 
-    path, column, n, length = data
-    tokens = None
-    if path is not None:
-        first, *_ = checkpoint_series(checkpoints).values()
-        loaded = load_model(str(first), options["device"], options["dtype"])
-        tokens = sequences(loaded, file_texts(path, column=column), n=n, length=length)
-    return measure_emergence(checkpoints, [metric], text=tokens, text_name=str(path), **options)[metric]
+    first, *_ = checkpoint_series(checkpoints).values()
+    return sequences(placement.load(str(first)), texts, n=n, length=length)
 
 
 def _page(curves: Emergence, top: int) -> Page:

@@ -6,20 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interp.cli.options import (
-    CsvOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    HtmlOption,
-    JsonOption,
-    ModelOption,
-    ParquetOption,
-    QuietOption,
-    SeedOption,
-    load_model,
-    reported_warnings,
-)
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
 from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -30,19 +17,16 @@ if TYPE_CHECKING:
     from interp.results import Provenance
 
 
+@with_option_groups
 def evaluate(
+    *,
     model: ModelOption = "mini",
     task: Annotated[list[str] | None, typer.Option("--task", help="Only this task; can be repeated.")] = None,
     n_prompts: Annotated[int, typer.Option("--n-prompts", help="Prompts of each case.")] = 200,
     seed: SeedOption = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    json: JsonOption = None,
-    csv: CsvOption = None,
-    parquet: ParquetOption = None,
-    html: HtmlOption = None,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    placement: Placement,
+    outputs: Outputs,
+    notices: Notices,
 ) -> None:
     """Measure a model on held-out prompts of the tasks, beside chance and, for an embedded model, its card.
 
@@ -51,9 +35,8 @@ def evaluate(
 
     Example: interp evaluate --model mini --task ioi
     """
-    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
-    with reported_warnings(quiet=quiet, debug=debug):
-        loaded = load_model(model, device, dtype)
+    with notices.shown():
+        loaded = placement.load(model)
         frame = _measure(loaded, model, task, n_prompts, seed)
     provenance = loaded.provenance([], seed=seed, parameters={"tasks": task, "n_prompts": n_prompts})
     outputs.write(

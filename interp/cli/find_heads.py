@@ -7,24 +7,13 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.options import (
-    CsvOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    HtmlOption,
-    JsonOption,
-    ModelOption,
-    ParquetOption,
-    QuietOption,
-    SeedOption,
-    load_model,
-    reported_warnings,
-)
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
 from interp.cli.outputs import Outputs
 
 
+@with_option_groups
 def find_heads(
+    *,
     task: Annotated[str, typer.Option("--task", help="A task, as ioi; a wrong name lists them all.")] = "ioi",
     model: ModelOption = "mini",
     n_prompts: Annotated[int, typer.Option("--n-prompts", help="Prompts of the task.")] = 100,
@@ -35,15 +24,10 @@ def find_heads(
     top: Annotated[
         int | None, typer.Option("--top", help="Heads shown, and tested as a group; a quarter, at most 10.")
     ] = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    json: JsonOption = None,
-    csv: CsvOption = None,
-    parquet: ParquetOption = None,
-    html: HtmlOption = None,
+    placement: Placement,
+    outputs: Outputs,
     save: Annotated[Path | None, typer.Option("--save", help="Directory for interp.load_result.")] = None,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    notices: Notices,
 ) -> None:
     """Rank the attention heads that do a task by their causal effect, with roles and evidence.
 
@@ -54,17 +38,16 @@ def find_heads(
     from interp.cli.export import ranked_frame, scores_document
     from interp.cli.head_table import heads_page
 
-    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     known = get_task(task)
-    with reported_warnings(quiet=quiet, debug=debug):
+    with notices.shown():
         scores = analyse(
-            load_model(model, device, dtype),
+            placement.load(model),
             known,
             n_prompts=n_prompts,
             seed=seed,
             method=method,  # pyright: ignore[reportArgumentType]
             top=top,
-            progress=False if quiet else None,
+            progress=notices.progress,
         )
     if save is not None:
         scores.save(save)

@@ -8,19 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.options import (
-    CsvOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    HtmlOption,
-    JsonOption,
     ModelOption,
-    ParquetOption,
-    QuietOption,
+    Notices,
+    Placement,
     SeedOption,
     check_directory,
-    load_model,
-    reported_warnings,
+    with_option_groups,
     write_text,
 )
 from interp.cli.outputs import Outputs
@@ -35,7 +28,9 @@ if TYPE_CHECKING:
     from interp.results import HeadScores
 
 
+@with_option_groups
 def importance(
+    *,
     task: Annotated[str, typer.Option("--task", help="Task whose prompts and metric are used.")] = "ioi",
     text: Annotated[
         Path | None,
@@ -74,18 +69,13 @@ def importance(
     batch_size: Annotated[int, typer.Option("--batch-size", help="Examples at a time; changes no score.")] = 32,
     top: Annotated[int, typer.Option("--top", min=1, help="Heads shown.")] = 10,
     seed: SeedOption = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    json: JsonOption = None,
-    csv: CsvOption = None,
-    parquet: ParquetOption = None,
+    placement: Placement,
     by_example: Annotated[
         Path | None, typer.Option("--by-example", help="Write a CSV with every head's score on every example.")
     ] = None,
-    html: HtmlOption = None,
+    outputs: Outputs,
     save: Annotated[Path | None, typer.Option("--save", help="Directory; the curve goes into its curve/.")] = None,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    notices: Notices,
 ) -> None:
     """Rank heads by how much a task or a text's loss depends on them: by gradients and by leaving them out.
 
@@ -97,16 +87,15 @@ def importance(
     from circuits.importance.scores import check_names, head_scores, measure_importance, objective_of
     from circuits.tasks import get_task
 
-    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     check_directory(by_example)
     ablations = [name for name in ablation or ["zero"] if name != "none"]
     known = get_task(task)
     check_names(method, ablations)
-    with reported_warnings(quiet=quiet, debug=debug):
-        loaded = load_model(model, device, dtype)
+    with notices.shown():
+        loaded = placement.load(model)
         shared: dict[str, Any] = {
             "text": None, "seed": seed, "n_prompts": n_prompts, "batch_size": batch_size,
-            "progress": False if quiet else None,
+            "progress": notices.progress,
         }  # fmt: skip
         if text is not None:
             from interp.data import sequences

@@ -7,32 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import (
-    CsvOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    HtmlOption,
-    JsonOption,
-    ModelOption,
-    ParquetOption,
-    QuietOption,
-    load_model,
-    reported_warnings,
-)
+from interp.cli.options import ModelOption, Notices, Placement, with_option_groups
 from interp.cli.outputs import Outputs
-from interp.cli.sources import (
-    ApartOption,
-    BosOption,
-    ColumnOption,
-    ConfigOption,
-    DatasetOption,
-    SampleByOption,
-    SplitOption,
-    TextOption,
-    check_source,
-    read_source,
-)
+from interp.cli.sources import Documents
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,10 +23,11 @@ LEGEND = (
 )
 
 
+@with_option_groups
 def in_context(
+    *,
     model: ModelOption = "mini",
-    text: TextOption = None,
-    dataset: DatasetOption = None,
+    documents: Documents,
     early: Annotated[int, typer.Option("--early", help="Position whose loss is compared.")] = 50,
     late: Annotated[int, typer.Option("--late", help="Position that it is compared with.")] = 500,
     heads: Annotated[bool, typer.Option("--heads/--no-heads", help="Also leave out every head by itself.")] = True,
@@ -57,23 +35,12 @@ def in_context(
         str, typer.Option("--ablation", help="full, or pattern-preserving: later heads look where they looked before.")
     ] = "full",
     n: Annotated[int, typer.Option("--n", help="Sequences, each of two tokens more than --late.")] = 100,
-    apart: ApartOption = False,
-    column: ColumnOption = None,
-    sample_by: SampleByOption = "document",
-    config: ConfigOption = None,
-    split: SplitOption = "train",
-    bos: BosOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Sequences at a time; changes no score.")] = 8,
     top: Annotated[int, typer.Option("--top", min=1, help="Heads shown.")] = 10,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    json: JsonOption = None,
-    csv: CsvOption = None,
-    parquet: ParquetOption = None,
-    html: HtmlOption = None,
+    placement: Placement,
+    outputs: Outputs,
     save: Annotated[Path | None, typer.Option("--save", help="Directory for curve/ and heads/.")] = None,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    notices: Notices,
 ) -> None:
     """Measure in-context learning: the loss late in a text minus the loss early in it, and what each head adds.
 
@@ -84,19 +51,15 @@ def in_context(
     from interp.analyzers.in_context import in_context_heads, in_context_score
     from interp.cli.export import ranked_frame
 
-    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
-    check_source("In-context learning", text=text, dataset=dataset)
-    with reported_warnings(quiet=quiet, debug=debug):
-        loaded = load_model(model, device, dtype)
-        data = read_source(
-            loaded, text=text, dataset=dataset, task=None, n=n, length=late + 2, apart=apart, column=column,
-            sample_by=sample_by, config=config, split=split, bos=bos, seed=0,
-        )  # fmt: skip
+    documents.check("In-context learning")
+    with notices.shown():
+        loaded = placement.load(model)
+        data = documents.read(loaded, n=n, length=late + 2)
         options: dict[str, Any] = {"early": early, "late": late, "batch_size": batch_size}
         curve = in_context_score(loaded, data, **options)
         scores = None
         if heads:
-            options |= {"ablation": ablation, "progress": False if quiet else None}
+            options |= {"ablation": ablation, "progress": notices.progress}
             scores = in_context_heads(loaded, data, **options)
     if save is not None:
         curve.save(save / "curve")

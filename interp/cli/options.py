@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 import typer
 
@@ -16,46 +19,86 @@ if TYPE_CHECKING:
 
 ModelOption = Annotated[str, typer.Option("--model", help="Embedded name, hub id or directory.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="Such as cpu or cuda:0; CUDA where there is one.")]
-DtypeOption = Annotated[str | None, typer.Option("--dtype", help="Such as float32 or bfloat16; the checkpoint's own.")]
-JsonOption = Annotated[
-    str | None, typer.Option("--json", metavar="FILE|-", help="Write JSON; - prints it and nothing else.")
-]
-CsvOption = Annotated[
-    str | None, typer.Option("--csv", metavar="FILE|-", help="Write CSV; - prints it and nothing else.")
-]
-HtmlOption = Annotated[str | None, typer.Option("--html", metavar="FILE|-", help="Write a page that needs no network.")]
-ParquetOption = Annotated[Path | None, typer.Option("--parquet", help="Write the tidy frame.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bars and no warnings.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors, and every library's warnings.")]
 
 
-def load_model(name: str, device: str | None, dtype: str | None) -> Model:
-    """Load a model without transformers' own progress bars and notices."""
-    from transformers.utils import logging
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """The options --device and --dtype."""
 
-    from interp.model.load import load
+    device: Annotated[str | None, typer.Option("--device", help="Such as cpu or cuda:0; CUDA where there is one.")] = (
+        None
+    )
+    dtype: Annotated[str | None, typer.Option("--dtype", help="Such as float32 or bfloat16; the checkpoint's own.")] = (
+        None
+    )
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    return load(name, device=device, dtype=dtype)
+    def load(self, name: str) -> Model:
+        """Load a model without transformers' own progress bars and notices."""
+        from transformers.utils import logging
+
+        from interp.model.load import load
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        return load(name, device=self.device, dtype=self.dtype)
 
 
-@contextmanager
-def reported_warnings(*, quiet: bool, debug: bool) -> Generator[None]:
-    """Warnings of this package as one line each on standard error; other libraries' only when debugging."""
-    from interp.errors import AnalysisWarning
+@dataclass(frozen=True, kw_only=True)
+class Notices:
+    """The options --quiet and --debug."""
 
-    def show(message: Warning | str, *_: object, **__: object) -> None:
-        if not quiet:
-            sys.stderr.write(f"interp: warning: {message}\n")
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars and no warnings.")] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks of errors, and every library's warnings.")] = False
 
-    with warnings.catch_warnings():
-        if not debug:
-            warnings.simplefilter("ignore")
-        warnings.simplefilter("always", AnalysisWarning)
-        warnings.showwarning = show
-        yield
+    @property
+    def progress(self) -> bool | None:
+        """What `progress=` gets: no bar, or one where there is a terminal."""
+        return False if self.quiet else None
+
+    @contextmanager
+    def shown(self) -> Generator[None]:
+        """Warnings of this package as one line each on standard error; other libraries' only when debugging."""
+        from interp.errors import AnalysisWarning
+
+        def show(message: Warning | str, *_: object, **__: object) -> None:
+            if not self.quiet:
+                sys.stderr.write(f"interp: warning: {message}\n")
+
+        with warnings.catch_warnings():
+            if not self.debug:
+                warnings.simplefilter("ignore")
+            warnings.simplefilter("always", AnalysisWarning)
+            warnings.showwarning = show
+            yield
+
+
+def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as Typer reads it: in place of each parameter that is a group of options, the options themselves.
+
+    A group is a dataclass whose fields are annotated as the parameters of a command are.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hints[name] for name in signature(command).parameters if is_dataclass(hints[name])}
+    parameters: list[Parameter] = []
+    for name, parameter in signature(command).parameters.items():
+        if name not in groups:
+            parameters.append(parameter.replace(annotation=hints[name]))
+            continue
+        of_group = get_type_hints(groups[name], include_extras=True)
+        parameters += [
+            Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=of_group[field.name])
+            for field in fields(groups[name])
+        ]
+
+    @wraps(command)
+    def run(**given: object) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    run.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
 def write_text(text: str, target: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from interp.cli.options import check_directory, write_bytes, write_text
 
@@ -17,16 +19,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """The options --json, --csv, --html and --parquet; ``-`` stands for standard output.
+    """The options --json, --csv, --parquet and --html; ``-`` stands for standard output.
 
     Raises:
         InputError: several are to go to standard output, or a directory is missing.
     """
 
-    json: str | None = None
-    csv: str | None = None
-    html: str | None = None
-    parquet: Path | None = None
+    json: Annotated[
+        str | None, typer.Option("--json", metavar="FILE|-", help="Write JSON; - prints it and nothing else.")
+    ] = None
+    csv: Annotated[
+        str | None, typer.Option("--csv", metavar="FILE|-", help="Write CSV; - prints it and nothing else.")
+    ] = None
+    parquet: Annotated[Path | None, typer.Option("--parquet", help="Write the tidy frame.")] = None
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="FILE|-", help="Write a page that needs no network.")
+    ] = None
 
     def __post_init__(self) -> None:
         from interp.errors import InputError

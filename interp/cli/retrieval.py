@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import (
-    CsvOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    HtmlOption,
-    JsonOption,
-    ModelOption,
-    ParquetOption,
-    QuietOption,
-    SeedOption,
-    load_model,
-    reported_warnings,
-)
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
 from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -33,7 +20,9 @@ if TYPE_CHECKING:
     from interp.results import HeadScores
 
 
+@with_option_groups
 def retrieval(
+    *,
     model: ModelOption = "mini",
     method: Annotated[
         list[str] | None,
@@ -76,15 +65,10 @@ def retrieval(
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Heads shown.")] = 10,
     seed: SeedOption = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    json: JsonOption = None,
-    csv: CsvOption = None,
-    parquet: ParquetOption = None,
-    html: HtmlOption = None,
+    placement: Placement,
+    outputs: Outputs,
     save: Annotated[Path | None, typer.Option("--save", help="Directory; one result per method in it.")] = None,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    notices: Notices,
 ) -> None:
     """Score every head by how much it fetches from far away, by several methods side by side.
 
@@ -93,7 +77,6 @@ def retrieval(
     from circuits.retrieval import NEEDLES, agreement, rankings, retrieval_heads
     from interp.errors import InputError
 
-    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     if needles is not None and haystack is None:
         raise InputError("Without a text there is nothing to hide needles in. Give --haystack FILE too.")
     if depth and depths is not None:
@@ -101,9 +84,9 @@ def retrieval(
     text = None if haystack is None else _read(haystack)
     hidden = NEEDLES if needles is None else _needles(needles)
     methods = method or ["needle", "razor", "distant-mass"]
-    with reported_warnings(quiet=quiet, debug=debug):
+    with notices.shown():
         found = retrieval_heads(
-            load_model(model, device, dtype),
+            placement.load(model),
             methods,
             haystack=text,
             needles=hidden,
@@ -119,7 +102,7 @@ def retrieval(
             penalty=penalty,
             probes=probes,
             seed=seed,
-            progress=False if quiet else None,
+            progress=notices.progress,
         )
     ranked = rankings(found)
     agreed = agreement(ranked, provenance=found[methods[0]].provenance, k=overlap) if len(ranked) > 1 else None

@@ -8,37 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import (
-    CsvOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    HtmlOption,
-    JsonOption,
-    ModelOption,
-    ParquetOption,
-    QuietOption,
-    SeedOption,
-    load_model,
-    reported_warnings,
-)
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.parameters import SetOption, with_parameters
-from interp.cli.sources import (
-    ApartOption,
-    BosOption,
-    ColumnOption,
-    ConfigOption,
-    DatasetOption,
-    ImageOption,
-    LengthOption,
-    SampleByOption,
-    SplitOption,
-    TaskOption,
-    TextOption,
-    check_source,
-    read_source,
-)
+from interp.cli.sources import Documents, ImageOption, LengthOption, TaskOption
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,10 +24,11 @@ STANDARD = "first-token,previous-token,duplicate-token,induction,entropy"
 STANDARD_VISION = "patch-distance,first-token,entropy"
 
 
+@with_option_groups
 def scan(
+    *,
     model: ModelOption = "mini",
-    text: TextOption = None,
-    dataset: DatasetOption = None,
+    documents: Documents,
     task: TaskOption = None,
     image: ImageOption = None,
     prompt: Annotated[
@@ -81,27 +55,16 @@ def scan(
         int, typer.Option("--n", help="Sequences or pictures; 1 for analyzers that describe a single text.")
     ] = 100,
     length: LengthOption = None,
-    apart: ApartOption = False,
-    column: ColumnOption = None,
-    sample_by: SampleByOption = "document",
-    config: ConfigOption = None,
-    split: SplitOption = "train",
-    bos: BosOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Sequences at a time; changes no score.")] = 8,
     top: Annotated[int, typer.Option("--top", min=1, help="Rows shown of each analyzer.")] = 5,
     seed: SeedOption = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    json: JsonOption = None,
-    csv: CsvOption = None,
-    parquet: ParquetOption = None,
-    html: HtmlOption = None,
+    placement: Placement,
+    outputs: Outputs,
     save: Annotated[
         Path | None,
         typer.Option("--save", help="Directory for the results; an interrupted scan goes on from what it holds."),
     ] = None,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    notices: Notices,
 ) -> None:
     """Score every head with several analyzers in one pass over text, prompts or pictures.
 
@@ -118,16 +81,15 @@ def scan(
     from interp.pictures import picture_prompts
     from interp.scanning import scan as run
 
-    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     if prompt is not None and not image:
         raise InputError("--prompt is the text around a picture. Give --image FILE too, or a text by --text FILE.")
     kind = kind or ("vision" if image and prompt is None else None)
     names = analyzers or (STANDARD_VISION if kind == "vision" else STANDARD)
     of_data, of_model = _by_what_they_read([name.strip() for name in names.split(",")])
     if of_data:
-        check_source("A scan", text=text, dataset=dataset, task=task, image=image or None)
-    with reported_warnings(quiet=quiet, debug=debug):
-        loaded = load_model(model, device, dtype)
+        documents.check("A scan", task=task, image=image or None)
+    with notices.shown():
+        loaded = placement.load(model)
         results: dict[str, HeadScores | TokenMap] = {}
         read: list[str] = []
         if of_data:
@@ -135,14 +97,11 @@ def scan(
             if image:
                 data, images = picture_prompts(loaded, image[:n], prompt)
             else:
-                data = read_source(
-                    loaded, text=text, dataset=dataset, task=task, n=n, length=length, apart=apart, column=column,
-                    sample_by=sample_by, config=config, split=split, bos=bos, seed=seed,
-                )  # fmt: skip
+                data = documents.read(loaded, n=n, length=length, task=task, seed=seed)
             chosen = with_parameters(of_data, parameters or (), loaded)
             results |= run(
                 loaded, data, chosen, kind=kind, batch_size=1 if images else batch_size, seed=seed if task else None,
-                progress=False if quiet else None, checkpoint=save, images=images,
+                progress=notices.progress, checkpoint=save, images=images,
             )  # fmt: skip
             read = [_what_was_read(data, images, kind)]
         if of_model:

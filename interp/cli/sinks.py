@@ -7,19 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import (
-    CsvOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    HtmlOption,
-    JsonOption,
-    ModelOption,
-    ParquetOption,
-    QuietOption,
-    load_model,
-    reported_warnings,
-)
+from interp.cli.options import ModelOption, Notices, Placement, with_option_groups
 from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -29,7 +17,9 @@ if TYPE_CHECKING:
     from interp.results import HeadScores, TokenMap
 
 
+@with_option_groups
 def sinks(
+    *,
     text: Annotated[str, typer.Argument(help="Text to read; 32 tokens or more tell sinks from chance.")],
     model: ModelOption = "mini",
     epsilon: Annotated[float, typer.Option("--epsilon", help="Mean attention above which a token is a sink.")] = 0.3,
@@ -45,15 +35,10 @@ def sinks(
         typer.Option("--tau", help="Sink value of visual sinks; 20, or its equal in a model too narrow for it."),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Heads and tokens shown.")] = 5,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    json: JsonOption = None,
-    csv: CsvOption = None,
-    parquet: ParquetOption = None,
-    html: HtmlOption = None,
+    placement: Placement,
+    outputs: Outputs,
     save: Annotated[Path | None, typer.Option("--save", help="Directory; one result per analyzer in it.")] = None,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    notices: Notices,
 ) -> None:
     """Find a text's attention sinks, the heads that look at them, and massive activations.
 
@@ -69,9 +54,8 @@ def sinks(
     from interp.results import HeadScores, TokenMap
     from interp.scanning import scan
 
-    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
-    with reported_warnings(quiet=quiet, debug=debug):
-        loaded = load_model(model, device, dtype)
+    with notices.shown():
+        loaded = placement.load(model)
         analyzers: list[Analyzer] = [Sinks(epsilon=epsilon), SinkTokens(epsilon=epsilon), MassiveActivations()]
         data: Inputs | None = text
         images: list[dict[str, Any]] | None = None

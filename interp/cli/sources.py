@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,49 +13,51 @@ if TYPE_CHECKING:
     from interp.model.model import Model
     from interp.model.tokens import TokenBatch
 
-TextOption = Annotated[Path | None, typer.Option("--text", help="Text, JSONL, JSON, CSV, TSV or Parquet file.")]
-DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Dataset of the hub, streamed; or a directory.")]
 TaskOption = Annotated[str | None, typer.Option("--task", help="Prompts of a task, such as ioi.")]
 ImageOption = Annotated[list[Path] | None, typer.Option("--image", help="Picture; can be repeated.")]
 LengthOption = Annotated[int | None, typer.Option("--length", help="Tokens per sequence; 512, or the context.")]
-ApartOption = Annotated[bool, typer.Option("--apart", help="One document per sequence instead of packing them.")]
 ColumnOption = Annotated[str | None, typer.Option("--column", help="Column with the text; text.")]
-SampleByOption = Annotated[
-    str, typer.Option("--sample-by", help="One document of a text file: document (all of it), paragraph or line.")
-]
-ConfigOption = Annotated[str | None, typer.Option("--config", help="Configuration of the dataset.")]
-SplitOption = Annotated[str, typer.Option("--split", help="Split of the dataset.")]
-BosOption = Annotated[bool | None, typer.Option("--bos/--no-bos", help="BOS in front; the tokenizer's habit.")]
 
 
-def read_source(
-    model: Model,
-    *,
-    text: Path | None,
-    dataset: str | None,
-    task: str | None,
-    n: int,
-    length: int | None,
-    apart: bool,
-    column: str | None,
-    sample_by: Any,
-    config: str | None,
-    split: str,
-    bos: bool | None,
-    seed: int,
-) -> TokenBatch:
-    """At most `n` sequences from the one source that is given."""
-    from interp.data import sequences, texts_of_dataset
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """The options that name documents, and say how they become sequences of tokens."""
 
-    if task is not None:
-        return _prompts(model, task, n, seed, bos)
-    if text is not None:
-        texts = file_texts(text, column=column, sample_by=sample_by)
-    else:
-        assert dataset is not None
-        _silence_datasets()
-        texts = texts_of_dataset(dataset, config=config, split=split, column=column)
-    return sequences(model, texts, n=n, length=length, packed=not apart, prepend_bos=bos)
+    text: Annotated[Path | None, typer.Option("--text", help="Text, JSONL, JSON, CSV, TSV or Parquet file.")] = None
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Dataset of the hub, streamed; or a directory.")] = (
+        None
+    )
+    apart: Annotated[bool, typer.Option("--apart", help="One document per sequence instead of packing them.")] = False
+    column: ColumnOption = None
+    sample_by: Annotated[
+        str, typer.Option("--sample-by", help="One document of a text file: document (all of it), paragraph or line.")
+    ] = "document"
+    config: Annotated[str | None, typer.Option("--config", help="Configuration of the dataset.")] = None
+    split: Annotated[str, typer.Option("--split", help="Split of the dataset.")] = "train"
+    bos: Annotated[bool | None, typer.Option("--bos/--no-bos", help="BOS in front; the tokenizer's habit.")] = None
+
+    def check(self, reader: str, **others: object) -> None:
+        """Refuse none and several, before a model is loaded; `others` are the values of further options by name."""
+        from interp.errors import InputError
+
+        sources = {"text": self.text, "dataset": self.dataset, **others}
+        if sum(source is not None for source in sources.values()) != 1:
+            *first, last = (f"--{name} {'FILE' if name in ('text', 'image') else 'NAME'}" for name in sources)
+            raise InputError(f"{reader} reads one source. Give one of {', '.join(first)} and {last}.")
+
+    def read(self, model: Model, *, n: int, length: int | None, task: str | None = None, seed: int = 0) -> TokenBatch:
+        """At most `n` sequences from the one source that is given: documents, or the prompts of a task."""
+        from interp.data import sequences, texts_of_dataset
+
+        if task is not None:
+            return _prompts(model, task, n, seed, self.bos)
+        if self.text is not None:
+            texts = file_texts(self.text, column=self.column, sample_by=self.sample_by)
+        else:
+            assert self.dataset is not None
+            _silence_datasets()
+            texts = texts_of_dataset(self.dataset, config=self.config, split=self.split, column=self.column)
+        return sequences(model, texts, n=n, length=length, packed=not self.apart, prepend_bos=self.bos)
 
 
 def file_texts(path: Path, *, column: str | None = None, sample_by: Any = "document") -> Iterator[str]:
@@ -63,15 +66,6 @@ def file_texts(path: Path, *, column: str | None = None, sample_by: Any = "docum
 
     _silence_datasets()
     return texts_of_file(path, column=column, sample_by=sample_by)
-
-
-def check_source(reader: str, **sources: object) -> None:
-    """Refuse none and several, before a model is loaded; `sources` are the values of the options by their names."""
-    from interp.errors import InputError
-
-    if sum(source is not None for source in sources.values()) != 1:
-        *first, last = (f"--{name} {'FILE' if name in ('text', 'image') else 'NAME'}" for name in sources)
-        raise InputError(f"{reader} reads one source. Give one of {', '.join(first)} and {last}.")
 
 
 def _prompts(model: Model, task: str, n: int, seed: int, bos: bool | None) -> TokenBatch:

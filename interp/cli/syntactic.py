@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import (
-    CsvOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    HtmlOption,
-    JsonOption,
-    ModelOption,
-    ParquetOption,
-    QuietOption,
-    SeedOption,
-    load_model,
-    reported_warnings,
-)
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
 from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -39,7 +26,9 @@ LEGEND = (
 )
 
 
+@with_option_groups
 def syntactic(
+    *,
     conllu: Annotated[Path, typer.Option("--conllu", help="CoNLL-U file with gold arcs, such as a UD treebank.")],
     model: ModelOption = "mini",
     n: Annotated[int | None, typer.Option("--n", min=1, help="Sentences, from the first; all.")] = None,
@@ -51,15 +40,10 @@ def syntactic(
     batch_size: Annotated[int, typer.Option("--batch-size", help="Sentences at a time; changes no score.")] = 8,
     top: Annotated[int, typer.Option("--top", min=1, help="Relations shown, the most frequent first.")] = 20,
     seed: SeedOption = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    json: JsonOption = None,
-    csv: CsvOption = None,
-    parquet: ParquetOption = None,
-    html: HtmlOption = None,
+    placement: Placement,
+    outputs: Outputs,
     save: Annotated[Path | None, typer.Option("--save", help="Directory for interp.load_result.")] = None,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    notices: Notices,
 ) -> None:
     """Name the head that best points to the governors of each relation, beside the best fixed offset.
 
@@ -71,12 +55,11 @@ def syntactic(
     from interp.analyzers.syntactic import best_heads, syntactic_heads
     from interp.cli.export import scores_document
 
-    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
     sentences = read_conllu(conllu)[:n]
-    with reported_warnings(quiet=quiet, debug=debug):
+    with notices.shown():
         scores = syntactic_heads(
-            load_model(model, device, dtype), sentences, excluded=exclude or ["punct"], batch_size=batch_size,
-            seed=seed, progress=False if quiet else None,
+            placement.load(model), sentences, excluded=exclude or ["punct"], batch_size=batch_size,
+            seed=seed, progress=notices.progress,
         )  # fmt: skip
     relations = best_heads(scores)
     if save is not None:

@@ -7,34 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import (
-    CsvOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    HtmlOption,
-    JsonOption,
-    ModelOption,
-    ParquetOption,
-    QuietOption,
-    SeedOption,
-    load_model,
-    reported_warnings,
-)
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
 from interp.cli.outputs import Outputs
-from interp.cli.sources import (
-    ApartOption,
-    BosOption,
-    ColumnOption,
-    ConfigOption,
-    DatasetOption,
-    SampleByOption,
-    SplitOption,
-    TaskOption,
-    TextOption,
-    check_source,
-    read_source,
-)
+from interp.cli.sources import Documents, TaskOption
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,10 +23,11 @@ LEGEND = (
 )
 
 
+@with_option_groups
 def topology(
+    *,
     model: ModelOption = "mini",
-    text: TextOption = None,
-    dataset: DatasetOption = None,
+    documents: Documents,
     task: TaskOption = None,
     threshold: Annotated[
         list[float] | None,
@@ -64,22 +40,11 @@ def topology(
     ] = 500,
     n: Annotated[int, typer.Option("--n", help="Sequences; each makes one graph per head.")] = 20,
     length: Annotated[int | None, typer.Option("--length", help="Tokens per sequence.")] = 128,
-    apart: ApartOption = False,
-    column: ColumnOption = None,
-    sample_by: SampleByOption = "document",
-    config: ConfigOption = None,
-    split: SplitOption = "train",
-    bos: BosOption = None,
     seed: SeedOption = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    json: JsonOption = None,
-    csv: CsvOption = None,
-    parquet: ParquetOption = None,
-    html: HtmlOption = None,
+    placement: Placement,
+    outputs: Outputs,
     save: Annotated[Path | None, typer.Option("--save", help="Directory for interp.load_result.")] = None,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    notices: Notices,
 ) -> None:
     """Describe the attention graph of every head on every text: components, cycles, distances to known patterns.
 
@@ -89,18 +54,12 @@ def topology(
     """
     from interp.analyzers.topology import THRESHOLDS, Topology, topological_features
 
-    outputs = Outputs(json=json, csv=csv, html=html, parquet=parquet)
-    check_source("A table of features", text=text, dataset=dataset, task=task)
+    documents.check("A table of features", task=task)
     parameters = Topology(thresholds=tuple(threshold or THRESHOLDS), max_cycles=max_cycles)
-    with reported_warnings(quiet=quiet, debug=debug):
-        loaded = load_model(model, device, dtype)
-        data = read_source(
-            loaded, text=text, dataset=dataset, task=task, n=n, length=length, apart=apart, column=column,
-            sample_by=sample_by, config=config, split=split, bos=bos, seed=seed,
-        )  # fmt: skip
-        found = topological_features(
-            loaded, data, parameters, seed=seed if task else None, progress=False if quiet else None
-        )
+    with notices.shown():
+        loaded = placement.load(model)
+        data = documents.read(loaded, n=n, length=length, task=task, seed=seed)
+        found = topological_features(loaded, data, parameters, seed=seed if task else None, progress=notices.progress)
     if save is not None:
         found.save(save)
     outputs.write(page=lambda: _page(found), document=lambda: _document(found), frame=found.to_frame)
