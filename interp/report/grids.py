@@ -84,9 +84,7 @@ def head_grid(scores: HeadScores) -> Grid:
             at = layer * scores.n_heads + head
             cells.append(Cell([colours.text(value)], tips[at], background, light, name=scores.heads[at].label))
         rows.append((f"L{layer}", cells))
-    notes = [f"higher: {scores.higher_is}"]
-    if isinstance(scores.chance, float):
-        notes.append(f"chance {number(scores.chance)}")
+    notes = [f"higher: {scores.higher_is}", *_chance(scores.chances)]
     if scores.unmeasured:
         notes.append(f"not measured: {len(scores.unmeasured)}")
     return Grid(
@@ -190,15 +188,25 @@ def token_grid(found: TokenMap) -> Grid:
         rows.append((f"L{layer}", cells))
     unit = f" ({found.unit})" if found.unit else ""
     mean = ", mean over heads" if "head" in found.dims else ""
-    cut = [f"the first {MOST_TOKENS} of {len(tokens)} tokens"] if len(tokens) > MOST_TOKENS else []
+    notes = [f"chance {number(found.chance)}"] if found.chance is not None else []
+    notes += [f"the first {MOST_TOKENS} of {len(tokens)} tokens"] if len(tokens) > MOST_TOKENS else []
+    notes += ["empty: not measured"] if bool(shown.isnan().any()) else []
     return Grid(
         title=f"{found.name}{mean}{unit}",
         corner="layer / token",
         columns=names,
         rows=rows,
-        notes=cut,
+        notes=["; ".join(notes)] if notes else [],
         ramp=colours.ramp,
     )
+
+
+def _chance(chances: Float[Tensor, "layer head"]) -> Iterator[str]:
+    """The chance level, or between what heads have it."""
+    known = chances[~chances.isnan()]
+    ends = dict.fromkeys(number(float(end)) for end in (known.min(), known.max())) if len(known) else {}
+    if ends:
+        yield f"chance {' to '.join(ends)}"
 
 
 def _tip(row: dict[str, Any], scores: HeadScores) -> list[str]:

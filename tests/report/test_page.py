@@ -1,6 +1,7 @@
 """Pages: nothing from elsewhere, no text of others as markup, the same tables as on a terminal."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import plotly.graph_objects as go
@@ -220,6 +221,22 @@ def test_tokens_beyond_the_first_are_cut_with_a_note() -> None:
     cell = grid.rows[1][1][2]
     mean = float(values[1, :, 2].double().mean())
     assert cell is not None and cell.tip == [f"L1, token 2 'a\\n': {mean:.4g}"]
+
+
+def test_a_grid_says_what_chance_is_and_what_was_not_measured() -> None:
+    several = replace(scores([[0.5, 1.0]]), chance=torch.tensor([[0.25, 0.75]]))
+    one = replace(several, chance=torch.tensor([[0.25, torch.nan]]))
+    assert [head_grid(found).notes[0].split("; ")[1] for found in (several, one)] == [
+        "chance 0.25 to 0.75",
+        "chance 0.25",
+    ]
+    assert "chance" not in head_grid(replace(one, chance=None)).notes[0]
+    values = torch.tensor([[0.5, torch.nan]])
+    tokens = TokenMap(
+        name="share", values=values, dims=("layer", "key"), tokens=("a", "b"), unit="", provenance=FROM, chance=0.5
+    )
+    assert token_grid(tokens).notes == ["chance 0.5; empty: not measured"]
+    assert token_grid(replace(tokens, values=torch.ones(1, 2), chance=None)).notes == []
 
 
 def test_distances_are_drawn_in_the_order_of_the_groups() -> None:
