@@ -120,6 +120,9 @@ def test_a_table_keeps_its_sections_and_names_the_first_row_of_a_head() -> None:
     assert [attributes["id"] for tag, attributes in found.tags if tag == "td" and "id" in attributes] == ["L0H1"]
     assert [tag for tag, _ in found.tags].count("tbody") == 2
     assert ("th", {"scope": "col", "class": "right"}) in found.tags
+    # Above the table, since a caption would be broken to its width.
+    tags = [tag for tag, _ in found.tags]
+    assert "caption" not in tags and tags.index("h2") < tags.index("table")
 
 
 def test_cells_lead_to_rows_and_only_to_those_that_are_there() -> None:
