@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,21 @@ def read_picture(path: str | Path) -> Any:
         raise InputError(
             f"{path} cannot be read as a picture ({error.strerror or error}). Give a file such as a PNG or JPEG."
         ) from error
+
+
+def patch_grid(model: Model, images: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns of patches in the pictures of one batch, None where the model's config has no ``patch_size``.
+
+    Arguments:
+        images: the model's inputs, with ``pixel_values`` ``[picture, channel, height, width]``.
+    """
+    config = model.hf.config
+    size = getattr(getattr(config, "vision_config", config), "patch_size", None)
+    pixels = images.get("pixel_values")
+    if pixels is None or pixels.ndim < 4 or size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    return pixels.shape[-2] // height, pixels.shape[-1] // width
 
 
 def _words(model: Model, prompt: str | None) -> dict[str, str]:

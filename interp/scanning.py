@@ -22,6 +22,7 @@ from interp.errors import InputError
 from interp.model.load import load
 from interp.model.model import Inputs, Model
 from interp.model.tokens import TokenBatch
+from interp.pictures import patch_grid
 from interp.provenance import Provenance, hash_images
 from interp.results import HeadScores, TokenMap
 
@@ -81,8 +82,9 @@ def scan(
     if not sites:
         raise InputError(f"{model.name} has no {kind} attention; it has {', '.join(model.capabilities.kinds)}.")
     n_layers = model.n_layers if kind == model.sites.main_kind else max(site.layer for site in sites) + 1
-    shape = Shape(n_layers=n_layers, n_heads=max(site.n_heads for site in sites), kind=kind)
     passes = _passes(model, data, images, batch_size, prepend_bos)
+    patches = patch_grid(model, passes[0].images) if kind == "vision" else None
+    shape = Shape(n_layers=n_layers, n_heads=max(site.n_heads for site in sites), kind=kind, patches=patches)
     n_examples = sum(one.n_examples for one in passes)
     _check_kinds(chosen, kind, has_images=bool(passes[0].images))
     readers = {analyzer.name: analyzer.reader(shape) for analyzer in chosen}

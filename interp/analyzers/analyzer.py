@@ -31,11 +31,17 @@ KINDS = TEXT | {"vision"}
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What a reader must know of the model: how many layers and heads, and which kind of attention it reads."""
+    """What a reader must know of the model and the pictures.
+
+    Attributes:
+        kind: of the attention that is read.
+        patches: rows and columns of patches in every picture, where they are known.
+    """
 
     n_layers: int
     n_heads: int
     kind: str
+    patches: tuple[int, int] | None = None
 
 
 class AnalyzerReader(Reader, ABC):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -33,17 +32,17 @@ class Grid:
     lead: int
 
     @classmethod
-    def of(cls, n_tokens: int, shape: tuple[int, int] | None = None) -> Grid:
-        """The grid of a sequence: of this shape, or the largest square that it holds, behind the leading tokens.
+    def of(cls, n_tokens: int, shape: tuple[int, int]) -> Grid:
+        """A grid of this shape at the end of a sequence.
 
         Raises:
             InputError: the sequence is shorter than the grid.
 
         Example:
-            >>> Grid.of(10), Grid.of(8, (2, 4)).lead
-            (Grid(rows=3, columns=3, lead=1), 0)
+            >>> Grid.of(10, (3, 3))
+            Grid(rows=3, columns=3, lead=1)
         """
-        rows, columns = shape or (math.isqrt(n_tokens), math.isqrt(n_tokens))
+        rows, columns = shape
         if rows < 1 or columns < 1 or rows * columns > n_tokens:
             raise InputError(
                 f"A grid of {rows} x {columns} patches does not fit into {n_tokens} tokens. Give the grid of the image."
@@ -79,7 +78,7 @@ def offset_sums(
     """Attention summed over all pairs of patches that are one step apart, for every step.
 
     Example:
-        >>> grid = Grid.of(4)
+        >>> grid = Grid.of(4, (2, 2))
         >>> offset_sums(torch.eye(4), grid.offset_of, 9).tolist()
         [0.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0]
     """
@@ -104,7 +103,8 @@ class PatchDistance(Analyzer):
     *Source*: the definitions are ours, after Li et al. 2023, arXiv 2303.13731, who give no formulas.
 
     Arguments:
-        grid: rows and columns of patches; None for the largest square that the sequence holds.
+        grid: rows and columns of patches; None for those that follow from the size of the pictures and the model's
+            ``patch_size``.
     """
 
     name: ClassVar[str] = "patch-distance"
@@ -116,15 +116,20 @@ class PatchDistance(Analyzer):
             raise InputError(f"{self.name} was given grid={self.grid}: expected rows and columns, such as 24,24.")
 
     def reader(self, shape: Shape) -> AnalyzerReader:
-        return _PatchDistance(shape, self)
+        grid = shape.patches if self.grid is None else (self.grid[0], self.grid[1])
+        if grid is None:
+            raise InputError(
+                f"How the patches of a picture lie cannot be told from this model. Give {self.name}.grid, as 24,24."
+            )
+        return _PatchDistance(shape, self.name, grid)
 
 
 class _PatchDistance(HeadMeanReader):
     """Sums attention by step; everything but the distance of each image follows from these sums."""
 
-    def __init__(self, shape: Shape, analyzer: PatchDistance) -> None:
-        super().__init__(shape, name=analyzer.name, unit="patches", value_range=None)
-        self.shape_of_grid = None if analyzer.grid is None else (analyzer.grid[0], analyzer.grid[1])
+    def __init__(self, shape: Shape, name: str, grid: tuple[int, int]) -> None:
+        super().__init__(shape, name=name, unit="patches", value_range=None)
+        self.shape_of_grid = grid
         self._n_tokens = 0
         self._n_queries: dict[int, int] = {}
         self._by_step: dict[int, Float[Tensor, "head offset"]] = {}

@@ -1,5 +1,7 @@
 """Attention over grids of patches: the values of the method file, loops over full maps, and what is refused."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ PIXELS = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(2))
 
 
 def read(pattern: Tensor, grid: tuple[int, int] | None = None) -> HeadScores:
+    grid = grid or (math.isqrt(len(pattern)), math.isqrt(len(pattern)))
     found = hand_made.read(PatchDistance(grid=grid), pattern, causal=False, kind="vision", block=4)
     assert isinstance(found, HeadScores)
     return found
@@ -110,7 +113,7 @@ def test_a_vision_tower_equals_loops_over_full_maps(block_bytes: int) -> None:
     with torch.no_grad(), interp.watch(model, recorder):
         model(IDS, **images)
     for layer, head in ((0, 0), (1, 3)):
-        expected = [slow(recorder.pattern(("vision", layer))[image, head], Grid.of(10)) for image in range(2)]
+        expected = [slow(recorder.pattern(("vision", layer))[image, head], Grid.of(10, (3, 3))) for image in range(2)]
         assert float(found.scores[layer, head]) == pytest.approx(mean_of(expected, "distance"), abs=1e-6)
         for name in ("lead mass", "hop 0", "hop 1", "hop 2"):
             assert float(found.columns[name][layer, head]) == pytest.approx(mean_of(expected, name), abs=1e-6)
@@ -128,8 +131,10 @@ def test_what_is_no_grid_is_refused() -> None:
     with pytest.raises(InputError, match=r"given grid=\(3,\): expected rows and columns"):
         PatchDistance(grid=(3,))
     with pytest.raises(InputError, match="In layer 0 not all patches see each other"):
-        hand_made.read(PatchDistance(), hand_made.uniform(9), causal=True, kind="vision", block=9)
-    reader = PatchDistance().reader(Shape(n_layers=1, n_heads=1, kind="vision"))
+        hand_made.read(PatchDistance(grid=(3, 3)), hand_made.uniform(9), causal=True, kind="vision", block=9)
+    with pytest.raises(InputError, match="How the patches of a picture lie cannot be told"):
+        PatchDistance().reader(Shape(n_layers=1, n_heads=1, kind="vision"))
+    reader = PatchDistance().reader(Shape(n_layers=1, n_heads=1, kind="vision", patches=(2, 2)))
     reader.read_rows(everyone_alike(4))
     with pytest.raises(InputError, match="Images of 4 and of 9 tokens have no common grid"):
         reader.read_rows(everyone_alike(9))
@@ -142,3 +147,12 @@ def everyone_alike(n: int) -> AttentionRows:
         queries=torch.arange(n), keys=torch.arange(n), stream=stream, key_stream=stream, decoding=False,
         sink_logit=False,
     )  # fmt: skip
+
+
+def test_the_grid_follows_from_the_size_of_the_pictures() -> None:
+    """Pictures of 8 x 24 pixels are 2 x 6 patches of 4, not the square of 3 x 3 that 13 tokens hold."""
+    model = loaded("vit")
+    wide = {"pixel_values": torch.randn(1, 3, 8, 24, generator=torch.Generator().manual_seed(0))}
+    found = interp.scan(model, None, ["patch-distance"], images=wide | {"interpolate_pos_encoding": True})
+    assert found["patch-distance"].notes["grid"] == (2, 6)
+    assert found["patch-distance"].notes["leading tokens"] == 1
