@@ -83,6 +83,18 @@ def slow(model: Model, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([divergence(head, maps) for head in maps]), divergence(maps, uniform)
 
 
+def test_the_mass_of_a_sink_logit_is_one_more_key() -> None:
+    """Sliding windows in the first layer of two, and rows that sum to less than 1."""
+    gpt_oss, tokens = loaded("gpt_oss"), torch.arange(4, 16)[None]
+    maps = torch.cat(list(interp.capture_patterns(gpt_oss, tokens).patterns.values()), 1)[0].double()
+    rest = 1 - maps.sum(-1, keepdim=True)
+    assert float(rest.mean()) > 0.05
+    whole = torch.cat([maps, rest], -1)[:, 1:]
+    expected = torch.stack([jensen_shannon(head.expand_as(whole), whole).mean(-1) for head in whole])
+    found = head_distances(gpt_oss, tokens, max_bytes=2000)
+    torch.testing.assert_close(found.divergence, expected, atol=1e-6, rtol=0)
+
+
 @pytest.fixture(scope="module")
 def model(stories260k: Path) -> Model:
     return interp.load(stories260k)

@@ -22,7 +22,7 @@ from interp.analyzers.shape import (
 from interp.errors import InputError
 from interp.model.model import Model
 from interp.results import HeadScores
-from tests.analyzers.hand_made import first, previous, read, score, uniform
+from tests.analyzers.hand_made import first, key_bias, previous, read, score, uniform
 from tests.attention.models import loaded
 from tests.tiny_models import tiny_llama
 
@@ -56,6 +56,10 @@ def test_the_first_query_has_no_choice_and_does_not_count() -> None:
 
 def test_a_sink_logit_takes_nothing_from_the_entropy_of_the_rest() -> None:
     assert score(NormalisedEntropy(), uniform(9) * 0.3, sink_logit=True) == pytest.approx(1, abs=1e-6)
+    peaked = key_bias(9, 2.0)
+    alone = score(NormalisedEntropy(), peaked)
+    assert 0.5 < alone < 0.9
+    assert score(NormalisedEntropy(), peaked * 0.3, sink_logit=True) == pytest.approx(alone, abs=1e-6)
 
 
 def test_broad_heads_carry_a_label() -> None:
@@ -90,6 +94,16 @@ def test_mean_distance_past_the_first_token() -> None:
     assert isinstance(result, HeadScores)
     assert result["L0H0"] == pytest.approx(sum((i - 1) / 2 for i in range(1, 30)) / 29, abs=1e-5)
     assert result.chance == pytest.approx(result["L0H0"], abs=1e-5)
+
+
+def test_the_first_token_that_is_left_out_is_the_first_real_one() -> None:
+    text, padded = key_bias(12, 2.0), torch.zeros(15, 15)
+    padded[3:, 3:] = text
+    valid = torch.arange(15) >= 3
+    found = read(MeanDistance(skip_first=True), padded, valid=valid)
+    expected = read(MeanDistance(skip_first=True), text)
+    assert isinstance(found, HeadScores) and isinstance(expected, HeadScores)
+    assert (found["L0H0"], found.chance) == pytest.approx((expected["L0H0"], expected.chance), abs=1e-6)
 
 
 def test_local_mass_counts_the_current_token() -> None:

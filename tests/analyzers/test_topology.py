@@ -55,6 +55,12 @@ def test_the_published_bars() -> None:
     torch.testing.assert_close(bar_features(lengths), expected, atol=1e-5, rtol=0)
 
 
+def test_bars_take_attention_up_to_the_floor_for_none() -> None:
+    pattern = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.2, 0.8]])
+    assert features_of(pattern, Topology())["h0_sum"] == pytest.approx(0.5 + 0.8)
+    assert features_of(pattern, Topology(floor=0.2))["h0_sum"] == pytest.approx(0.5 + 1)
+
+
 def test_distances_to_the_published_patterns() -> None:
     identity, previous = torch.eye(10), templates(10)[2]
     assert float(pattern_distance(identity, identity)) == 0
