@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import ColumnOption, file_texts
 
@@ -45,7 +45,7 @@ def catalogue(
     seed: SeedOption = 0,
     placement: Placement,
     outputs: Outputs,
-    save: Annotated[Path | None, typer.Option("--save", help="Directory for interp.load_result.")] = None,
+    save: Annotated[Path | None, save_option("Directory for interp.load_result.")] = None,
     notices: Notices,
 ) -> None:
     """Say of every head what it is: its types with score, interval, chance level, percentile and confidence.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import Notices, Placement, SeedOption, with_option_groups
+from interp.cli.options import Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import ColumnOption, file_texts
 
@@ -43,9 +43,7 @@ def compare(
     seed: SeedOption = 0,
     placement: Placement,
     outputs: Outputs,
-    save: Annotated[
-        Path | None, typer.Option("--save", help="Directory; one result per score for interp.load_result.")
-    ] = None,
+    save: Annotated[Path | None, save_option("Directory; one result per score for interp.load_result.")] = None,
     notices: Notices,
 ) -> None:
     """Say which heads emerged, strengthened, weakened or vanished from one model to another of the same shape.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, with_option_groups
+from interp.cli.options import ModelOption, Notices, Placement, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def composition(
     top: Annotated[int, typer.Option("--top", min=1, help="Pairs shown of each kind.")] = 5,
     placement: Placement,
     outputs: Outputs,
-    save: Annotated[Path | None, typer.Option("--save", help="Directory; one result per kind in it.")] = None,
+    save: Annotated[Path | None, save_option("Directory; one result per kind in it.")] = None,
     notices: Notices,
 ) -> None:
     """Find the pairs of heads where a later head reads what an earlier one writes, by their weights alone.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import Documents, LengthOption, TaskOption
 
@@ -39,7 +39,7 @@ def distances(
     seed: SeedOption = 0,
     placement: Placement,
     outputs: Outputs,
-    save: Annotated[Path | None, typer.Option("--save", help="Directory for distances/ and clusters/.")] = None,
+    save: Annotated[Path | None, save_option("Directory for distances/ and clusters/.")] = None,
     notices: Notices,
 ) -> None:
     """Compare the attention of every two heads, and group the heads that attend alike.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interp.cli.options import Notices, Placement, SeedOption, with_option_groups
+from interp.cli.options import Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import ColumnOption, file_texts
 
@@ -46,7 +46,7 @@ def emergence(
     seed: SeedOption = 0,
     placement: Placement,
     outputs: Outputs,
-    save: Annotated[Path | None, typer.Option("--save", help="Directory, for interp.load_result.")] = None,
+    save: Annotated[Path | None, save_option("Directory, for interp.load_result.")] = None,
     notices: Notices,
 ) -> None:
     """Draw how a property of the heads emerges during training.

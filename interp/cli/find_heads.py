@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 
 
@@ -26,7 +26,7 @@ def find_heads(
     ] = None,
     placement: Placement,
     outputs: Outputs,
-    save: Annotated[Path | None, typer.Option("--save", help="Directory for interp.load_result.")] = None,
+    save: Annotated[Path | None, save_option("Directory for interp.load_result.")] = None,
     notices: Notices,
 ) -> None:
     """Rank the attention heads that do a task by their causal effect, with roles and evidence.

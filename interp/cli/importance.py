@@ -12,9 +12,9 @@ from interp.cli.options import (
     Notices,
     Placement,
     SeedOption,
-    check_directory,
+    save_option,
     with_option_groups,
-    write_text,
+    write_bytes,
 )
 from interp.cli.outputs import Outputs
 from interp.cli.sources import ColumnOption, file_texts
@@ -74,7 +74,7 @@ def importance(
         Path | None, typer.Option("--by-example", help="Write a CSV with every head's score on every example.")
     ] = None,
     outputs: Outputs,
-    save: Annotated[Path | None, typer.Option("--save", help="Directory; the curve goes into its curve/.")] = None,
+    save: Annotated[Path | None, save_option("Directory; the curve goes into its curve/.")] = None,
     notices: Notices,
 ) -> None:
     """Rank heads by how much a task or a text's loss depends on them: by gradients and by leaving them out.
@@ -87,7 +87,7 @@ def importance(
     from circuits.importance.scores import check_names, head_scores, measure_importance, objective_of
     from circuits.tasks import get_task
 
-    check_directory(by_example)
+    outputs.check_files(by_example)
     ablations = [name for name in ablation or ["zero"] if name != "none"]
     known = get_task(task)
     check_names(method, ablations)
@@ -114,7 +114,7 @@ def importance(
                 n_random=n_random, **shared,
             )  # fmt: skip
     if by_example is not None:
-        write_text(found.to_frame().to_csv(index=False), str(by_example))
+        write_bytes(found.to_frame().to_csv(index=False).encode(), by_example)
     if save is not None:
         scores.save(save)
         if pruned is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, with_option_groups
+from interp.cli.options import ModelOption, Notices, Placement, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import Documents
 
@@ -39,7 +39,7 @@ def in_context(
     top: Annotated[int, typer.Option("--top", min=1, help="Heads shown.")] = 10,
     placement: Placement,
     outputs: Outputs,
-    save: Annotated[Path | None, typer.Option("--save", help="Directory for curve/ and heads/.")] = None,
+    save: Annotated[Path | None, save_option("Directory for curve/ and heads/.")] = None,
     notices: Notices,
 ) -> None:
     """Measure in-context learning: the loss late in a text minus the loss early in it, and what each head adds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Generator
@@ -10,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -127,13 +128,44 @@ def write_bytes(content: bytes, target: str | Path) -> None:
         raise InputError(f"{target} cannot be written ({error.strerror}). Choose another path.") from error
 
 
-def check_directory(target: str | Path | None) -> None:
-    """Refuse a file in a directory that there is not, before hours of work.
+def check_file(target: str | Path) -> None:
+    """Refuse what cannot become a file, before hours of work.
 
     Raises:
-        InputError: there is no such directory.
+        InputError: it is a directory, there is no directory for it, or it cannot be written.
     """
     from interp.errors import InputError
 
-    if target not in (None, "-") and not Path(target).absolute().parent.is_dir():
-        raise InputError(f"{target} cannot be written (there is no such directory). Choose another path.")
+    path = Path(target).absolute()
+    if path.is_dir():
+        problem = "it is a directory"
+    elif not path.parent.is_dir():
+        problem = "there is no such directory"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        problem = "permission denied"
+    else:
+        return
+    raise InputError(f"{target} cannot be written ({problem}). Choose another path.")
+
+
+def save_option(help: str) -> Any:
+    """The option --save, a directory that is checked before hours of work."""
+    return typer.Option("--save", help=help, callback=_checked_directory)
+
+
+def _checked_directory(target: Path | None) -> Path | None:
+    """Refuse what cannot become a directory.
+
+    Raises:
+        InputError: it or what it should lie in is a file, or cannot be written.
+    """
+    from interp.errors import InputError
+
+    if target is None:
+        return None
+    path = target.absolute()
+    existing = next(place for place in (path, *path.parents) if place.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK):
+        return target
+    problem = "permission denied" if existing.is_dir() else f"{existing} is a file"
+    raise InputError(f"Nothing can be saved to {target} ({problem}). Choose another directory.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import check_directory, write_bytes, write_text
+from interp.cli.options import check_file, write_bytes, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ class Outputs:
     """The options --json, --csv, --parquet and --html; ``-`` stands for standard output.
 
     Raises:
-        InputError: several are to go to standard output, or a directory is missing.
+        InputError: several are to go to standard output or to one file, or a file cannot be written.
     """
 
     json: Annotated[
@@ -42,8 +42,24 @@ class Outputs:
         wanted = [f"--{name} -" for name in ("json", "csv", "html") if getattr(self, name) == "-"]
         if len(wanted) > 1:
             raise InputError(f"{' and '.join(wanted)} both want standard output. Write one of them to a file.")
-        for target in (self.json, self.csv, self.html, self.parquet):
-            check_directory(target)
+        self.check_files()
+
+    def check_files(self, *others: Path | None) -> None:
+        """Refuse what cannot be written; `others` are files that a command writes itself.
+
+        Raises:
+            InputError: no file can be written there, or it is to hold two results.
+        """
+        from interp.errors import InputError
+
+        given = [target for target in (self.json, self.csv, self.html, self.parquet) if target not in (None, "-")]
+        files = [Path(target) for target in (*given, *others) if target is not None]
+        for index, path in enumerate(files):
+            if str(path) == "-":
+                raise InputError("- is standard output, where --json, --csv or --html can go. Name a file instead.")
+            check_file(path)
+            if path.absolute() in [other.absolute() for other in files[:index]]:
+                raise InputError(f"{path} is to hold two results, and one would replace the other. Name two files.")
 
     def write(
         self,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def retrieval(
     seed: SeedOption = 0,
     placement: Placement,
     outputs: Outputs,
-    save: Annotated[Path | None, typer.Option("--save", help="Directory; one result per method in it.")] = None,
+    save: Annotated[Path | None, save_option("Directory; one result per method in it.")] = None,
     notices: Notices,
 ) -> None:
     """Score every head by how much it fetches from far away, by several methods side by side.

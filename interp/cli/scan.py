@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.parameters import SetOption, with_parameters
 from interp.cli.sources import Documents, ImageOption, LengthOption, TaskOption
@@ -61,8 +61,7 @@ def scan(
     placement: Placement,
     outputs: Outputs,
     save: Annotated[
-        Path | None,
-        typer.Option("--save", help="Directory for the results; an interrupted scan goes on from what it holds."),
+        Path | None, save_option("Directory for the results; an interrupted scan goes on from what it holds.")
     ] = None,
     notices: Notices,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, with_option_groups
+from interp.cli.options import ModelOption, Notices, Placement, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def sinks(
     top: Annotated[int, typer.Option("--top", min=1, help="Heads and tokens shown.")] = 5,
     placement: Placement,
     outputs: Outputs,
-    save: Annotated[Path | None, typer.Option("--save", help="Directory; one result per analyzer in it.")] = None,
+    save: Annotated[Path | None, save_option("Directory; one result per analyzer in it.")] = None,
     notices: Notices,
 ) -> None:
     """Find a text's attention sinks, the heads that look at them, and massive activations.

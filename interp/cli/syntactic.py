@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def syntactic(
     seed: SeedOption = 0,
     placement: Placement,
     outputs: Outputs,
-    save: Annotated[Path | None, typer.Option("--save", help="Directory for interp.load_result.")] = None,
+    save: Annotated[Path | None, save_option("Directory for interp.load_result.")] = None,
     notices: Notices,
 ) -> None:
     """Name the head that best points to the governors of each relation, beside the best fixed offset.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, SeedOption, with_option_groups
+from interp.cli.options import ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import Documents, TaskOption
 
@@ -43,7 +43,7 @@ def topology(
     seed: SeedOption = 0,
     placement: Placement,
     outputs: Outputs,
-    save: Annotated[Path | None, typer.Option("--save", help="Directory for interp.load_result.")] = None,
+    save: Annotated[Path | None, save_option("Directory for interp.load_result.")] = None,
     notices: Notices,
 ) -> None:
     """Describe the attention graph of every head on every text: components, cycles, distances to known patterns.

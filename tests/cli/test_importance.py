@@ -48,6 +48,8 @@ def test_every_example_goes_to_a_file(command: Command, circuit_directory: Path,
             assert part[name].mean() == pytest.approx(heads[str(label)][name], abs=1e-5)
     code, _, err = command("importance", *OPTIONS, "--model", circuit_directory, "--by-example", "nowhere/all.csv")
     assert code == 2 and "nowhere/all.csv cannot be written" in err
+    code, out, err = command("importance", *OPTIONS, "--model", circuit_directory, "--by-example", "-")
+    assert (code, out) == (2, "") and "Name a file instead" in err
 
 
 def test_formats_agree(command: Command, circuit_directory: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Help is light, errors are one sentence, exit codes are what they are said to be."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 import interp
 from interp.cli import main as main_module
+from interp.cli.options import Placement
 from interp.errors import InputError, ModelNotSupported
 from tests.cli.conftest import Command
 
@@ -80,6 +82,38 @@ def test_what_the_line_names_is_part_of_its_usage(
     code, _, err = command("find-heads", "--task", "induction", "--model", circuit_directory, *options, "--quiet")
     assert code == 2
     assert said in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--json", "{}"), "{} cannot be written (it is a directory). Choose another path."),
+        (("--parquet", "{}"), "{} cannot be written (it is a directory)"),
+        (("--html", "{}/nowhere/page.html"), "page.html cannot be written (there is no such directory)"),
+        (("--csv", "{}/a", "--json", "{}/a"), "{}/a is to hold two results, and one would replace the other"),
+        (("--parquet", "-"), "- is standard output, where --json, --csv or --html can go. Name a file instead."),
+        (("--save", "{}/taken"), "Nothing can be saved to {}/taken ({}/taken is a file). Choose another directory."),
+        (("--save", "{}/taken/deep/er"), "Nothing can be saved to {}/taken/deep/er ({}/taken is a file)"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_work(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "taken").touch()
+    monkeypatch.setattr(Placement, "load", pytest.fail)
+    code, out, err = command("scan", "--task", "ioi", *(option.format(tmp_path) for option in options))
+    assert (code, out) == (2, "") and said.replace("{}", str(tmp_path)) in err
+
+
+@pytest.mark.parametrize("option", ["--json", "--save"])
+def test_what_may_not_be_written_is_said_before_the_work(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """Root may write everywhere, so the answer of the system is replaced."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(Placement, "load", pytest.fail)
+    code, _, err = command("scan", "--task", "ioi", option, tmp_path / "new")
+    assert code == 2 and "(permission denied). Choose another" in err
 
 
 @pytest.mark.parametrize(
