@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
+from interp.cli.options import Line, ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import ColumnOption, file_texts
 
@@ -47,6 +47,7 @@ def catalogue(
     outputs: Outputs,
     save: Annotated[Path | None, save_option("Directory for interp.load_result.")] = None,
     notices: Notices,
+    line: Line,
 ) -> None:
     """Say of every head what it is: its types with score, interval, chance level, percentile and confidence.
 
@@ -55,6 +56,8 @@ def catalogue(
     from circuits.catalogue import catalogue as run
     from interp.report import catalogue_page
 
+    if not text:
+        line.refuse("without --text", "column")
     with notices.shown():
         found = run(
             placement.load(model),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import Notices, Placement, SeedOption, save_option, with_option_groups
+from interp.cli.options import Line, Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import ColumnOption, file_texts
 
@@ -45,6 +45,7 @@ def compare(
     outputs: Outputs,
     save: Annotated[Path | None, save_option("Directory; one result per score for interp.load_result.")] = None,
     notices: Notices,
+    line: Line,
 ) -> None:
     """Say which heads emerged, strengthened, weakened or vanished from one model to another of the same shape.
 
@@ -54,6 +55,8 @@ def compare(
     from interp.comparison import DEFAULT_ANALYZERS, compare_models
     from interp.data import sequences
 
+    if text is None:
+        line.refuse("without --text", "column", "n", "length")
     with notices.shown():
         first, second = (placement.load(name) for name in (model_a, model_b))
         data = None if text is None else sequences(first, file_texts(text, column=column), n=n, length=length)

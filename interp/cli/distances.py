@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
+from interp.cli.options import Line, ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import Documents, LengthOption, TaskOption
 
@@ -41,6 +41,7 @@ def distances(
     outputs: Outputs,
     save: Annotated[Path | None, save_option("Directory for distances/ and clusters/.")] = None,
     notices: Notices,
+    line: Line,
 ) -> None:
     """Compare the attention of every two heads, and group the heads that attend alike.
 
@@ -50,7 +51,7 @@ def distances(
     """
     from interp.analyzers.divergence import head_clusters, head_distances
 
-    documents.check("A comparison of heads", task=task)
+    documents.check("A comparison of heads", line, task=task)
     with notices.shown():
         loaded = placement.load(model)
         data = documents.read(loaded, n=n, length=length, task=task, seed=seed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interp.cli.options import Notices, Placement, SeedOption, save_option, with_option_groups
+from interp.cli.options import Line, Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import ColumnOption, file_texts
 
@@ -48,6 +48,7 @@ def emergence(
     outputs: Outputs,
     save: Annotated[Path | None, save_option("Directory, for interp.load_result.")] = None,
     notices: Notices,
+    line: Line,
 ) -> None:
     """Draw how a property of the heads emerges during training.
 
@@ -63,6 +64,10 @@ def emergence(
             "--text is what sinks and previous-token are measured on in --checkpoints; induction takes random tokens, "
             "and the curves of an embedded model are measured already. Leave it out."
         )
+    if checkpoints is None:
+        line.refuse("without --checkpoints", "device", "dtype", "seed")
+    if text is None:
+        line.refuse("without --text", "column", "n", "length")
     with notices.shown():
         if checkpoints is None:
             curves = _shipped(model or "mini", metric)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.options import (
+    Line,
     ModelOption,
     Notices,
     Placement,
@@ -76,6 +77,7 @@ def importance(
     outputs: Outputs,
     save: Annotated[Path | None, save_option("Directory; the curve goes into its curve/.")] = None,
     notices: Notices,
+    line: Line,
 ) -> None:
     """Rank heads by how much a task or a text's loss depends on them: by gradients and by leaving them out.
 
@@ -88,6 +90,13 @@ def importance(
     from circuits.tasks import get_task
 
     outputs.check_files(by_example)
+    if not curve:
+        further = ("curve_by", "curve_ablation", "recompute", "keep_per_layer", "percent", "n_random")
+        line.refuse("without --curve", *further)
+    if text is None:
+        line.refuse("without --text", "column", "length")
+    else:
+        line.refuse("beside --text", "task")
     ablations = [name for name in ablation or ["zero"] if name != "none"]
     known = get_task(task)
     check_names(method, ablations)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, save_option, with_option_groups
+from interp.cli.options import Line, ModelOption, Notices, Placement, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import Documents
 
@@ -41,6 +41,7 @@ def in_context(
     outputs: Outputs,
     save: Annotated[Path | None, save_option("Directory for curve/ and heads/.")] = None,
     notices: Notices,
+    line: Line,
 ) -> None:
     """Measure in-context learning: the loss late in a text minus the loss early in it, and what each head adds.
 
@@ -51,7 +52,9 @@ def in_context(
     from interp.analyzers.in_context import in_context_heads, in_context_score
     from interp.cli.export import ranked_frame
 
-    documents.check("In-context learning")
+    documents.check("In-context learning", line)
+    if not heads:
+        line.refuse("without heads", "ablation", "top")
     with notices.shown():
         loaded = placement.load(model)
         data = documents.read(loaded, n=n, length=late + 2)

@@ -73,15 +73,44 @@ class Notices:
             yield
 
 
+class Line:
+    """The options that the command line holds, whatever their values."""
+
+    def __init__(self, context: Any) -> None:  # Typer's or click's, depending on Typer's version
+        sources = {option: context.get_parameter_source(option.name or "") for option in context.command.params}
+        self.given = {
+            option.name: option.opts[0] for option, source in sources.items() if source and source.name == "COMMANDLINE"
+        }
+
+    def refuse(self, reason: str, *names: str) -> None:
+        """Refuse options that change nothing; `names` are those of their parameters.
+
+        Arguments:
+            reason: why they change nothing, as in "without --text".
+
+        Raises:
+            InputError: one of them is on the line.
+        """
+        from interp.errors import InputError
+
+        for name in names:
+            if name in self.given:
+                raise InputError(f"{self.given[name]} changes nothing {reason}. Leave it out.")
+
+
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     """A command as Typer reads it: in place of each parameter that is a group of options, the options themselves.
 
-    A group is a dataclass whose fields are annotated as the parameters of a command are.
+    A group is a dataclass whose fields are annotated as the parameters of a command are. A parameter that is a `Line`
+    becomes what Typer knows of the line.
     """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: hints[name] for name in signature(command).parameters if is_dataclass(hints[name])}
     parameters: list[Parameter] = []
     for name, parameter in signature(command).parameters.items():
+        if hints[name] is Line:
+            parameters.append(parameter.replace(annotation=typer.Context))
+            continue
         if name not in groups:
             parameters.append(parameter.replace(annotation=hints[name]))
             continue
@@ -92,7 +121,8 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
         ]
 
     @wraps(command)
-    def run(**given: object) -> None:
+    def run(**given: Any) -> None:
+        given |= {name: Line(value) for name, value in given.items() if hints.get(name) is Line}
         for name, group in groups.items():
             given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
         command(**given)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
+from interp.cli.options import Line, ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from circuits.retrieval import Agreement, Needle
     from interp.report import Page
     from interp.results import HeadScores
+
+OPTIONS_OF = {
+    ("needle",): ("scoring",),
+    ("duo-gates",): ("steps", "learning_rate"),
+    ("duo-surrogate",): ("probes",),
+    ("duo-gates", "duo-surrogate"): ("penalty",),
+    ("distant-mass", "local-heads", "duo-gates", "duo-surrogate"): ("sink", "recent"),
+}
+"""Parameters that belong to some of the methods."""
 
 
 @with_option_groups
@@ -69,6 +78,7 @@ def retrieval(
     outputs: Outputs,
     save: Annotated[Path | None, save_option("Directory; one result per method in it.")] = None,
     notices: Notices,
+    line: Line,
 ) -> None:
     """Score every head by how much it fetches from far away, by several methods side by side.
 
@@ -84,6 +94,9 @@ def retrieval(
     text = None if haystack is None else _read(haystack)
     hidden = NEEDLES if needles is None else _needles(needles)
     methods = method or ["needle", "razor", "distant-mass"]
+    for name, options in OPTIONS_OF.items():
+        if not any(chosen in name for chosen in methods):
+            line.refuse(f"without --method {' or '.join(name)}", *options)
     with notices.shown():
         found = retrieval_heads(
             placement.load(model),

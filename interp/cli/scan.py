@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
+from interp.cli.options import Line, ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.parameters import SetOption, with_parameters
 from interp.cli.sources import Documents, ImageOption, LengthOption, TaskOption
@@ -64,6 +64,7 @@ def scan(
         Path | None, save_option("Directory for the results; an interrupted scan goes on from what it holds.")
     ] = None,
     notices: Notices,
+    line: Line,
 ) -> None:
     """Score every head with several analyzers in one pass over text, prompts or pictures.
 
@@ -85,8 +86,11 @@ def scan(
     kind = kind or ("vision" if image and prompt is None else None)
     names = analyzers or (STANDARD_VISION if kind == "vision" else STANDARD)
     of_data, of_model = _by_what_they_read([name.strip() for name in names.split(",")])
-    if of_data:
-        documents.check("A scan", task=task, image=image or None)
+    if not of_data:
+        sources = ("text", "dataset", "task", "image", "kind")
+        line.refuse("for scores from the weights alone", *sources, "parameters", "n", "length", "batch_size")
+    else:
+        documents.check("A scan", line, task=task, image=image or None)
     with notices.shown():
         loaded = placement.load(model)
         results: dict[str, HeadScores | TokenMap] = {}

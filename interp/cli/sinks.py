@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, save_option, with_option_groups
+from interp.cli.options import Line, ModelOption, Notices, Placement, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def sinks(
     outputs: Outputs,
     save: Annotated[Path | None, save_option("Directory; one result per analyzer in it.")] = None,
     notices: Notices,
+    line: Line,
 ) -> None:
     """Find a text's attention sinks, the heads that look at them, and massive activations.
 
@@ -54,6 +55,8 @@ def sinks(
     from interp.results import HeadScores, TokenMap
     from interp.scanning import scan
 
+    if image is None:
+        line.refuse("without --image", "dim", "tau")
     with notices.shown():
         loaded = placement.load(model)
         analyzers: list[Analyzer] = [Sinks(epsilon=epsilon), SinkTokens(epsilon=epsilon), MassiveActivations()]

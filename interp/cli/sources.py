@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from interp.cli.options import Line
     from interp.model.model import Model
     from interp.model.tokens import TokenBatch
 
@@ -36,14 +37,23 @@ class Documents:
     split: Annotated[str, typer.Option("--split", help="Split of the dataset.")] = "train"
     bos: Annotated[bool | None, typer.Option("--bos/--no-bos", help="BOS in front; the tokenizer's habit.")] = None
 
-    def check(self, reader: str, **others: object) -> None:
-        """Refuse none and several, before a model is loaded; `others` are the values of further options by name."""
+    def check(self, reader: str, line: Line, **others: object) -> None:
+        """Refuse none and several, and options of another one; `others` are the values of further options by name."""
         from interp.errors import InputError
 
         sources = {"text": self.text, "dataset": self.dataset, **others}
         if sum(source is not None for source in sources.values()) != 1:
             *first, last = (f"--{name} {'FILE' if name in ('text', 'image') else 'NAME'}" for name in sources)
             raise InputError(f"{reader} reads one source. Give one of {', '.join(first)} and {last}.")
+        (given,) = (name for name, source in sources.items() if source is not None)
+        if given != "text":
+            line.refuse(f"beside --{given}", "sample_by")
+        if given != "dataset":
+            line.refuse(f"beside --{given}", "config", "split")
+        if given not in ("text", "dataset"):
+            line.refuse(f"beside --{given}", "apart", "column", "length")
+        if given == "image":
+            line.refuse("beside --image", "bos", "batch_size")
 
     def read(self, model: Model, *, n: int, length: int | None, task: str | None = None, seed: int = 0) -> TokenBatch:
         """At most `n` sequences from the one source that is given: documents, or the prompts of a task."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
+from interp.cli.options import Line, ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import Documents, TaskOption
 
@@ -45,6 +45,7 @@ def topology(
     outputs: Outputs,
     save: Annotated[Path | None, save_option("Directory for interp.load_result.")] = None,
     notices: Notices,
+    line: Line,
 ) -> None:
     """Describe the attention graph of every head on every text: components, cycles, distances to known patterns.
 
@@ -54,7 +55,7 @@ def topology(
     """
     from interp.analyzers.topology import THRESHOLDS, Topology, topological_features
 
-    documents.check("A table of features", task=task)
+    documents.check("A table of features", line, task=task)
     parameters = Topology(thresholds=tuple(threshold or THRESHOLDS), max_cycles=max_cycles)
     with notices.shown():
         loaded = placement.load(model)

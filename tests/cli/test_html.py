@@ -17,7 +17,7 @@ PAGES = {
     "one text": (("scan", "--text", "TEXT", "--n", "1", "--length", "9", "--analyzers", "received-mass"), "key", False),
     "sinks": (("sinks", f"{WORDS[:100]} {EVIL}"), "sink rate of the first token", True),
     "importance": (("importance", *TASK, "--n-prompts", "4"), "chance: 0.00", True),
-    "compare": (("compare", "MODEL", "MODEL", "--analyzers", "induction", "--n", "8"), "unchanged", True),
+    "compare": (("compare", "MODEL", "MODEL", "--analyzers", "induction"), "unchanged", True),
     "distances": (("distances", *TASK, "--n", "2"), "groups of heads", False),
     "topology": (("topology", *TASK, "--n", "2", "--threshold", "0.5"), "b0@0.5", True),
     "composition": (("composition", "--kind", "k"), "Strongest compositions of heads", True),

@@ -138,7 +138,7 @@ def test_the_loss_of_a_text(command: Command, words_directory: Path, tmp_path: P
         (("--method", "size"), "Unknown method 'size'"),
         (("--ablation", "knockout"), "Unknown ablation 'knockout'"),
         (("--task", "chess"), "Unknown task 'chess'"),
-        (("--text", "nowhere.txt"), "There is no file nowhere.txt"),
+        (("--text", "nowhere.txt"), "--task changes nothing beside --text"),
     ],
 )
 def test_what_the_line_names_is_part_of_its_usage(

@@ -153,3 +153,37 @@ def test_a_pipe_that_closes_early_is_no_traceback(circuit_directory: Path) -> No
     line = f"{sys.executable} -m interp.cli evaluate --help | head -1"
     done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("scan --task ioi --length 30", "--length changes nothing beside --task"),
+        ("scan --task ioi --column body", "--column changes nothing beside --task"),
+        ("scan --text a.txt --split test", "--split changes nothing beside --text"),
+        ("scan --dataset a/b --sample-by line", "--sample-by changes nothing beside --dataset"),
+        ("scan --image a.png --batch-size 2", "--batch-size changes nothing beside --image"),
+        ("scan --analyzers copying-weights --text a.txt", "--text changes nothing for scores from the weights alone"),
+        ("scan --analyzers k-composition --set a.b=1", "--set changes nothing for scores from the weights alone"),
+        ("sinks words --tau 3", "--tau changes nothing without --image"),
+        ("importance --recompute", "--recompute changes nothing without --curve"),
+        ("importance --n-random 10", "--n-random changes nothing without --curve"),
+        ("importance --length 20", "--length changes nothing without --text"),
+        ("importance --text a.txt --task ioi", "--task changes nothing beside --text"),
+        ("emergence --device cpu", "--device changes nothing without --checkpoints"),
+        ("emergence --checkpoints . --n 3", "--n changes nothing without --text"),
+        ("compare mini mini --n 3", "--n changes nothing without --text"),
+        ("catalogue --column body", "--column changes nothing without --text"),
+        ("in-context --text a.txt --no-heads --ablation full", "--ablation changes nothing without heads"),
+        ("distances --task ioi --apart", "--apart changes nothing beside --task"),
+        ("topology --task ioi --config x", "--config changes nothing beside --task"),
+        ("retrieval --method needle --steps 3", "--steps changes nothing without --method duo-gates"),
+        ("retrieval --recent 3 --method needle", "--recent changes nothing without --method distant-mass or"),
+    ],
+)  # fmt: skip
+def test_options_that_change_nothing_are_refused(
+    command: Command, monkeypatch: pytest.MonkeyPatch, line: str, said: str
+) -> None:
+    monkeypatch.setattr(Placement, "load", pytest.fail)
+    code, out, err = command(*line.split())
+    assert (code, out) == (2, "") and said in err and err.endswith("Leave it out.\n")
