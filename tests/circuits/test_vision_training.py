@@ -161,9 +161,14 @@ def test_sinks_of_even_attention() -> None:
     model, processor = tiny_vision_model()
     for layer in model.model.language_model.layers:
         torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
+    assert np.array(sink_report(model, processor, [SCENE])["tower_evenness"]).min() < 0.999
+    for layer in model.model.vision_tower.encoder.layers:
+        torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
+        torch.nn.init.zeros_(layer.self_attn.q_proj.bias)
     report = sink_report(model, processor, [SCENE, SCENE])
     np.testing.assert_allclose(report["top_patch_share"], [1 / 64] * 2, atol=1e-4)
     np.testing.assert_allclose(report["empty_share"], [report["empty_patches"]] * 2, atol=1e-3)
+    np.testing.assert_allclose(report["tower_evenness"], np.ones((1, 4)), atol=1e-4)
     np.testing.assert_allclose(report["image_mass"], 64 * np.array(report["first_token_mass"]), rtol=0.01)
 
 

@@ -135,6 +135,7 @@ def write_card(folder: Path, metrics: dict[str, Any]) -> None:
         fixed_patch=_by_layer(sinks["fixed_patch_share"]),
         empty_share=_by_layer(sinks["empty_share"]),
         empty_patches=f"{sinks['empty_patches']:.2f}",
+        tower_evenness=_by_layer([min(heads) for heads in sinks["tower_evenness"]]),
         largest_bos=_by_layer(sinks["largest_bos"], 0),
         largest_patch=_by_layer(sinks["largest_patch"], 0),
         largest_text=_by_layer(sinks["largest_text"], 0),

@@ -1,5 +1,6 @@
 """Did visual sinks emerge? Attention of the text to single patches, and the largest activations that they carry."""
 
+import math
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ def sink_report(model: LlavaForConditionalGeneration, processor: LlavaProcessor,
     """Attention from the words of true captions, and residual streams, averaged over scenes.
 
     Returns:
-        By layer and head: `first_token_mass` (attention to BOS), `image_mass` (to all patches). By layer, heads
+        By layer and head: `first_token_mass` (attention to BOS), `image_mass` (to all patches), and, of the tower,
+        `tower_evenness` (entropy of the attention over that of even attention). By layer, heads
         together, as shares of the attention to the picture: `empty_share` (to patches that show nothing; these are
         `empty_patches` of all), `top_patch_share` (to the patch that gets most in each scene), `fixed_patch_share`
         (to the one patch that gets most over all scenes). By layer, for the stream that enters it: `largest_bos`,
@@ -46,11 +48,16 @@ def _scene_report(
     try:
         with torch.inference_mode():
             output = model(**inputs, output_attentions=True, output_hidden_states=True)
+            inner: Any = model.model
+            tower = torch.cat(inner.vision_tower(inputs["pixel_values"], output_attentions=True).attentions)
     finally:
         model.set_attn_implementation(implementation)
     rows = torch.cat(output.attentions)[:, :, PREFIX:].mean(2)  # layer, head, key
     empty = (patch_names([scene])["shape"] == 0)[0]
-    return _attention_numbers(rows, empty) | _largest(torch.cat(output.hidden_states[:-1]))
+    evenness = torch.special.entr(tower).sum(-1).mean(-1) / math.log(tower.shape[-1])
+    return (
+        _attention_numbers(rows, empty) | _largest(torch.cat(output.hidden_states[:-1])) | {"tower_evenness": evenness}
+    )
 
 
 def _attention_numbers(
