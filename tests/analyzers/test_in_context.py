@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.analyzers.in_context import in_context_heads, in_context_score
+from interp.analyzers.in_context import _foreign, in_context_heads, in_context_score
 from interp.errors import InputError
 from interp.loss_curve import LossCurve
 from interp.model.model import Model
@@ -35,6 +35,12 @@ def test_a_model_that_predicts_nothing_has_score_zero() -> None:
     found = in_context_score(model, tokens, early=5, late=30)
     assert found.score == pytest.approx(0, abs=1e-6) and found.control == pytest.approx(0, abs=1e-6)
     assert found.loss.mean() == pytest.approx(math.log(60), abs=1e-5)
+
+
+def test_the_control_sees_as_many_own_tokens_as_the_early_position() -> None:
+    """Position 2 is predicted from three tokens; so is position 5 from its own three, with others' before them."""
+    tokens = torch.stack([torch.arange(7), torch.arange(10, 17)])
+    assert _foreign(tokens, 2, 5).tolist() == [[0, 11, 12, 3, 4, 5, 6], [10, 1, 2, 13, 14, 15, 16]]
 
 
 def test_the_circuit_set_by_hand_learns_in_context_and_its_control_does_not(circuit: Model, documents: Tensor) -> None:

@@ -157,6 +157,9 @@ def test_uniform_attention_stands_beside_every_feature(model: Model) -> None:
     assert chance["b0@0.25"] == n - 3 and chance["b1@0.25"] == 3
     scores = found.scores("b0@0.25")
     assert scores.chance == n - 3 and scores.ci_low is None
+    both = topological_features(model, STORY, Topology(thresholds=(0.25,)))
+    other = model.to_tokens(STORY[0]).shape[1]
+    assert both.scores("b0@0.25").chance == (n + other) / 2 - 3 and n != other
     with pytest.raises(InputError, match="no feature 'b9'"):
         found.scores("b9")
 

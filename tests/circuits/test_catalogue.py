@@ -213,6 +213,13 @@ def story_tokens(stories: Model) -> TokenBatch:
     return stories.batch([text * copies for text, copies in zip(texts, (4, 3, 5), strict=True)])
 
 
+def test_percentiles_of_types_with_low_scores_count_the_heads_above(stories: Model) -> None:
+    found = catalogue(stories, story_tokens(stories), types=["streaming", "local"])
+    streaming, local = (found.types.index(name) for name in ("streaming", "local"))
+    torch.testing.assert_close(found.percentile[streaming], 100 - percentiles(found.scores[streaming]))
+    torch.testing.assert_close(found.percentile[local], percentiles(found.scores[local]))
+
+
 def test_scores_are_those_of_the_single_analyzers(stories: Model) -> None:
     tokens = story_tokens(stories)
     found = catalogue(stories, tokens, seed=5)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytest import MonkeyPatch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
@@ -32,6 +33,9 @@ def test_tokens_far_below_their_document_are_dropped() -> None:
     # Mean 0, unbiased deviation sqrt(90 / 9) = 3.162: -9 lies below -6.32.
     assert float(document_scores(tokens, [(0, 10)])) == 9
     torch.testing.assert_close(document_scores(tokens + 5, [(0, 10)]), torch.tensor([9 + 5.0 * 9]))
+    # 2.16 deviations below the mean for those who divide by n, 1.97 for those who divide by n - 1.
+    near = torch.tensor([0.5, -0.5, 0.5, -0.5, 0.0, -4.0])
+    assert float(document_scores(near, [(0, 6)])) == -4
 
 
 def test_one_token_and_equal_tokens_stay() -> None:
@@ -101,6 +105,13 @@ def test_a_real_model_against_full_maps(stories: Model) -> None:
     ranked = qr_heads(stories, examples, measure="ndcg")
     torch.testing.assert_close(ranked.columns["mass"], found.scores)
     assert ranked.chance == pytest.approx(chance_ndcg(3, 1))
+
+
+def test_a_long_question_is_read_in_parts(stories: Model, monkeypatch: MonkeyPatch) -> None:
+    example = QRExample(documents=("Tom was happy.", "Lily was sad."), query="Who was sad?", gold=(1,))
+    whole = qr_heads(stories, [example]).scores
+    monkeypatch.setattr("interp.attention.kernel.MAX_BLOCK_QUERIES", 7)
+    torch.testing.assert_close(qr_heads(stories, [example]).scores, whole, atol=1e-6, rtol=0)
 
 
 def test_documents_are_found_where_they_were_written(stories: Model) -> None:

@@ -7,6 +7,7 @@ from interp.attention.session import watch
 from interp.capture import capture_patterns
 from interp.interventions.uniform_attention import UniformAttention
 from interp.model.model import Model
+from tests.attention.models import loaded
 from tests.interventions.running import heads_of, logits_with
 
 
@@ -36,6 +37,17 @@ def test_the_pattern_is_uniform_and_z_the_running_mean_of_the_values(model: Mode
     value = values.self_attn.v_proj(normed)[..., 8:16]  # query head 2 uses the second of two KV heads
     mean = value.cumsum(1) / torch.arange(1, 8)[:, None]
     torch.testing.assert_close(heads_of(model, tokens, editor)[0][:, :, 2], mean, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sink_logit_keeps_its_share() -> None:
+    """Rows of GPT-OSS sum to less than 1, and still do so when what is left is spread evenly over what they see."""
+    gpt_oss, tokens = loaded("gpt_oss"), torch.arange(4, 14)[None]
+    plain = capture_patterns(gpt_oss, tokens).patterns[0][0, 2]
+    with watch(gpt_oss, UniformAttention(heads((0, 2)))):
+        edited = capture_patterns(gpt_oss, tokens).patterns[0][0, 2]
+    seen = (torch.ones(10, 10).tril() - torch.ones(10, 10).tril(-5)) > 0  # a window of five
+    torch.testing.assert_close(edited, plain.sum(-1, keepdim=True) * seen / seen.sum(-1, keepdim=True))
+    assert float(edited.sum(-1).min()) < 0.99
 
 
 def test_each_sample_has_its_own_heads(model: Model, tokens: Tensor) -> None:
