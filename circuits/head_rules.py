@@ -247,8 +247,8 @@ class Judgement:
 def judge(condition: Condition, given: Evidence) -> Judgement:
     """One condition for every head.
 
-    *Confidence*: ``Phi((score - threshold) / se)`` with the standard error of the interval, ``(high - low) / 3.92``;
-    NaN without an interval, when the score itself decides.
+    *Confidence*: ``Phi((score - threshold) / se)`` with the standard error ``max(high - score, score - low) / 1.96``:
+    the longer side, as an interval can stop where the range does. NaN without an interval, when the score decides.
 
     Example:
         >>> one = lambda value: torch.tensor([[value]])
@@ -265,7 +265,7 @@ def judge(condition: Condition, given: Evidence) -> Judgement:
     threshold = torch.full_like(score, sign * condition.threshold)
     if condition.relative:
         threshold = chance + condition.threshold * (sign * end - chance)
-    error = (high - low) / (2 * 1.96)
+    error = torch.maximum(high - score, score - low) / 1.96
     exact = (score >= threshold).to(score.dtype)
     confidence = torch.where(error > 0, torch.special.ndtr((score - threshold) / error), exact)
     low, high = low.where(~low.isnan(), score), high.where(~high.isnan(), score)

@@ -1,7 +1,7 @@
 """What every analyzer is: documented parameters, a reader, a result.
 
 An analyzer of heads averages twice: over the rows of an example, then over examples with equal weight. So batch size,
-padding and the order of examples never change a score. The interval is mean +- 1.96 standard errors over examples.
+padding and the order of examples never change a score. The interval of that mean is Student's.
 Chance is one number for all heads, or one per layer where sliding windows make layers see differently far.
 """
 
@@ -157,7 +157,7 @@ class HeadMeanReader(AnalyzerReader):
     def result(self, provenance: Provenance, tokens: list[str]) -> HeadScores:
         self._flush()
         examples = torch.cat(self._examples)
-        mean, low, high = mean_interval(examples)
+        mean, low, high = mean_interval(examples, within=self.value_range)
         several = not bool(low.isnan().all())
         return HeadScores(
             name=self.name,

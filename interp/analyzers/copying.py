@@ -143,7 +143,7 @@ def copying_from_logits(model: Model, *, seed: int = 0) -> HeadScores:
     raises nothing.
 
     *Range* [-1, 1]. *Chance*: the same with the tokens permuted, exactly: the mean over the sample's other tokens.
-    *Interval*: mean +- 1.96 standard errors over samples.
+    *Interval*: Student's, of the mean over samples.
 
     *Source*: Olsson et al. 2022, arXiv 2209.11895, copying evaluator; its text gives the range of a ratio from 0 to 0.5
     rescaled to [-1, 1], no code. Differences: a start token where the tokenizer puts one, as the authors advise; each
@@ -161,7 +161,7 @@ def copying_from_logits(model: Model, *, seed: int = 0) -> HeadScores:
     with torch.inference_mode(), watch(model, reader):
         model(batch)
     own, other = (torch.stack([found[layer] for layer in weights.layers], 1) for found in (reader.own, reader.other))
-    mean, low, high = mean_interval(own)
+    mean, low, high = mean_interval(own, within=(-1.0, 1.0))
     return HeadScores(
         name="copying (direct logits)",
         scores=weights.spread(mean, model),
