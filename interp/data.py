@@ -43,6 +43,8 @@ def texts_of_file(path: str | Path, *, column: str | None = None, sample_by: Doc
             the documents are read.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a directory. Give a file in it, or the directory as a dataset (--dataset).")
     if not path.is_file():
         raise InputError(f"There is no file {path}. Check the path.")
     if sample_by not in get_args(Documents):

@@ -61,6 +61,7 @@ def test_what_is_one_document_of_a_plain_text(tmp_path: Path) -> None:
     ("name", "content", "column", "said"),
     [
         ("none.txt", None, None, "There is no file .*none.txt"),
+        ("", None, None, "is a directory. Give a file in it, or the directory as a dataset"),
         ("bytes.txt", b"\xff\xfe\x00", None, "bytes.txt is not UTF-8 text .*Save it as UTF-8"),
         ("cut.txt.gz", CUT_OFF, None, "cut.txt.gz cannot be read: Compressed"),
         ("plain.txt.gz", b"not compressed", None, "plain.txt.gz cannot be read: Not a gzipped file"),
