@@ -56,22 +56,26 @@ def evaluate(
         Accuracies and masses are in [0, 1], logit differences in nats.
 
     Raises:
-        InputError: an unknown task, a task asked for by name that the tokenizer cannot write, or a missing card.
+        InputError: an unknown task, a task asked for by name that the tokenizer cannot write, none that it can, no
+            prompts, or a missing card.
     """
+    if n < 1:
+        raise InputError(f"{n} prompts of each case were asked for; expected at least 1.")
     rows: list[dict[str, Any]] = []
-    left_out: dict[str, InputError] = {}
-    for name in task_names() if tasks is None else tasks:
+    left_out: dict[str, list[str]] = {}
+    for name in task_names() if tasks is None else dict.fromkeys(tasks):
         for subset, case in _cases(name):
             try:
                 rows += _measure(model, tokenizer, case, n, seed)
             except InputError as error:
                 if tasks is not None:
                     raise
-                left_out[name if subset == "all" else f"{name} ({subset})"] = error
+                left_out.setdefault(str(error), []).append(name if subset == "all" else f"{name} ({subset})")
                 rows.append({"task": name, "subset": subset, "n": 0, "metric": "accuracy", "value": float("nan")})
-    if left_out:
-        reason = next(iter(left_out.values()))
-        warnings.warn(f"Left out: {', '.join(left_out)}. {reason}", AnalysisWarning, stacklevel=2)
+    if not any(row["n"] for row in rows):
+        raise InputError(f"No task can be measured. {next(iter(left_out), 'Name one.')}")
+    for reason, names in left_out.items():
+        warnings.warn(f"Left out: {', '.join(names)}. {reason}", AnalysisWarning, stacklevel=2)
     frame = pd.DataFrame(rows, columns=["task", "subset", "n", "metric", "value", "ci_low", "ci_high", "chance"])
     return frame if card is None else frame.merge(card_values(card), on=KEY, how="left")
 
@@ -183,7 +187,9 @@ def share_interval(outcomes: np.ndarray) -> tuple[float, float]:
 
 
 def bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """95 % interval of a mean, from resampling the prompts with replacement."""
+    """95 % interval of a mean, from resampling the prompts with replacement; NaN for a single prompt."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
     low, high = np.quantile(values[resampled(len(values), seed)].mean(axis=1), TAILS)
     return float(low), float(high)
 

@@ -22,7 +22,7 @@ def evaluate(
     *,
     model: ModelOption = "mini",
     task: Annotated[list[str] | None, typer.Option("--task", help="Only this task; can be repeated.")] = None,
-    n_prompts: Annotated[int, typer.Option("--n-prompts", help="Prompts of each case.")] = 200,
+    n_prompts: Annotated[int, typer.Option("--n-prompts", min=1, help="Prompts of each case.")] = 200,
     seed: SeedOption = 0,
     placement: Placement,
     outputs: Outputs,
@@ -53,10 +53,12 @@ def evaluate(
 
 def _measure(loaded: Model, name: str, tasks: list[str] | None, n: int, seed: int) -> pd.DataFrame:
     from circuits.evaluate import evaluate as evaluate_text
+    from circuits.forward import check_language_model
     from circuits.training.sinks.vocabulary import has_these_words
     from interp.errors import InputError
     from interp.paths import data_dir
 
+    check_language_model(loaded)
     card = name if (data_dir() / "models" / name / "metrics.json").is_file() else None
     own_text = has_these_words(loaded.tokenizer)
     if loaded.processor is None and not own_text:
@@ -87,7 +89,7 @@ def _page(frame: pd.DataFrame, model: str, provenance: Provenance) -> Page:
     for row in frame.to_dict("records"):
         low, high, card = row["ci_low"], row["ci_high"], row.get("card_value", float("nan"))
         shown = number_format([row["value"], low, high, card], 4)
-        interval = f"{low:{shown}}\N{EN DASH}{high:{shown}}" if row["n"] else "–"
+        interval = f"{low:{shown}}\N{EN DASH}{high:{shown}}" if low == low else "–"
         cells = [row["task"], row["subset"], row["metric"], str(row["n"]), number(row["value"], shown), interval]
         cells += [number(row["chance"], number_format([row["chance"]], 4))]
         cells += [number(card, shown)] if carded else []

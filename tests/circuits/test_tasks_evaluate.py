@@ -1,13 +1,17 @@
 """The evaluation table, on stand-ins for models whose scores are known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from circuits import evaluate as evaluate_module
 from circuits.evaluate import bootstrap, card_values, evaluate, share_interval
 from circuits.tasks import get_task, task_names
 from interp.errors import AnalysisWarning, InputError
+from tests.hand_weighted import letters_tokenizer
 
 
 def knows_nothing(tokenizer: PreTrainedTokenizerBase):
@@ -62,12 +66,35 @@ def test_a_task_that_cannot_be_written_is_reported_not_dropped(stories260k) -> N
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(stories260k)
-    with pytest.warns(AnalysisWarning, match="^Left out: ioi, greater-than, docstring, .* Only "):
+    with pytest.warns(AnalysisWarning, match="^Left out: ") as caught:
         frame = evaluate(knows_nothing(tokenizer), tokenizer, n=5)
+    left_out = dict(str(warning.message).removeprefix("Left out: ").split(". ", 1) for warning in caught)
+    assert len(set(left_out.values())) == len(left_out) > 1  # each with its own reason
+    (names,) = (names for names, reason in left_out.items() if "100 names" in reason)
+    assert names.startswith("ioi, passage (supported)") and "greater-than" not in names
     assert frame[frame["task"] == "ioi"]["value"].isna().all()
     assert (frame[frame["task"] == "induction"]["n"] == 5).all()
     with pytest.raises(InputError, match="names are a single token"):
         evaluate(knows_nothing(tokenizer), tokenizer, n=5, tasks=["ioi"])
+
+
+def test_nothing_to_measure_is_refused(
+    word_tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knowing = knows_nothing(word_tokenizer)
+    with pytest.raises(InputError, match="0 prompts of each case were asked for; expected at least 1"):
+        evaluate(knowing, word_tokenizer, n=0)
+    monkeypatch.setattr(evaluate_module, "task_names", lambda: ["ioi"])
+    with pytest.raises(InputError, match="No task can be measured. Only 0 of"):
+        evaluate(knowing, letters_tokenizer(tmp_path), n=2)
+
+
+def test_a_task_named_twice_is_measured_once_and_one_prompt_has_no_interval(
+    word_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    frame = evaluate(knows_nothing(word_tokenizer), word_tokenizer, n=1, tasks=["greater-than", "greater-than"])
+    assert not frame.duplicated(["subset", "metric"]).any()
+    assert frame.set_index("metric").loc["probability difference", ["ci_low", "ci_high"]].isna().all()
 
 
 def test_missing_card_is_one_sentence() -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from interp.model import embedded
+from tests.architectures import ARCHITECTURES
 from tests.cli.conftest import Command
+from tests.model.checkpoints import word_tokenizer
 
 
 def test_evaluate_prints_a_row_per_measurement(command: Command, words_directory: Path) -> None:
@@ -23,6 +25,18 @@ def test_evaluate_as_json(command: Command, circuit_directory: Path) -> None:
     left_out = [row["task"] for row in rows if row["n"] == 0]
     assert left_out and all(row["value"] is None for row in rows if row["n"] == 0)
     assert "Left out: ioi, " in err
+
+
+def test_models_that_continue_no_prompt_are_refused(command: Command, tmp_path: Path) -> None:
+    """An encoder, whose scores would mean nothing, and a model of pictures with a processor."""
+    rows = {row.name: row for row in ARCHITECTURES}
+    for name, said in (("bert", "is not a language model that continues a prompt"), ("vit", "has no tokenizer")):
+        rows[name].build().save_pretrained(tmp_path / name)
+        word_tokenizer().save_pretrained(tmp_path / "bert")
+        code, out, err = command("evaluate", "--model", tmp_path / name, "--quiet")
+        assert (code, out) == (2, "") and said in err
+    code, out, err = command("evaluate", "--n-prompts", "0")
+    assert (code, out) == (2, "") and "'--n-prompts'" in err
 
 
 def test_evaluate_measures_mini_sinks_on_its_own_text(command: Command) -> None:
