@@ -100,6 +100,8 @@ def chance_of_layers(by_layer: Float[Tensor, " layer"], n_heads: int) -> float |
 class HeadMeanReader(AnalyzerReader):
     """Averages one number per row: over the rows of each example, then over examples. Subclasses call `add`."""
 
+    higher_is: ClassVar[str] = "stronger"
+
     def __init__(self, shape: Shape, *, name: str, unit: str, value_range: tuple[float, float] | None) -> None:
         self.kinds = frozenset({shape.kind})
         self.shape, self.name, self.unit, self.value_range = shape, name, unit, value_range
@@ -167,6 +169,7 @@ class HeadMeanReader(AnalyzerReader):
             chance=chance_of_layers(torch.cat(self._chances).nanmean(0), self.shape.n_heads),
             ci_low=low if several else None,
             ci_high=high if several else None,
+            higher_is=self.higher_is,
             provenance=provenance,
             notes={"examples": int((~examples.isnan()).sum(0).max())},
         )

@@ -90,6 +90,8 @@ class DistantMass(Analyzer):
 
 
 class _DistantMass(HeadMeanReader):
+    higher_is = "more distant"
+
     def __init__(self, shape: Shape, parameters: DistantMass) -> None:
         super().__init__(shape, name=parameters.name, unit="attention mass", value_range=(0.0, 1.0))
         self.parameters = parameters

@@ -127,6 +127,8 @@ class PatchDistance(Analyzer):
 class _PatchDistance(HeadMeanReader):
     """Sums attention by step; everything but the distance of each image follows from these sums."""
 
+    higher_is = "farther"
+
     def __init__(self, shape: Shape, name: str, grid: tuple[int, int]) -> None:
         super().__init__(shape, name=name, unit="patches", value_range=None)
         self.shape_of_grid = grid
@@ -162,7 +164,7 @@ class _PatchDistance(HeadMeanReader):
         columns |= _best_step(mass, grid)
         labels = tuple(tuple("local" if m > LOCAL else "" for m in row) for row in columns["offset mass"].tolist())
         notes = {**scores.notes, "grid": [grid.rows, grid.columns], "leading tokens": grid.lead}
-        return replace(scores, columns=columns, labels={"reach": labels}, higher_is="farther", notes=notes)
+        return replace(scores, columns=columns, labels={"reach": labels}, notes=notes)
 
     def _grid(self, rows: AttentionRows) -> Grid:
         n_tokens = len(rows.keys)

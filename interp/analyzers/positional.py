@@ -105,5 +105,7 @@ class Entropy(Analyzer):
 
 
 class _Entropy(HeadMeanReader):
+    higher_is = "broader"
+
     def read_rows(self, rows: AttentionRows) -> None:
         self.add(rows, rows.entropy, rows.n_visible.clamp_min(1).log())

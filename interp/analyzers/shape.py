@@ -77,6 +77,8 @@ class NormalisedEntropy(Analyzer):
 
 
 class _NormalisedEntropy(HeadMeanReader):
+    higher_is = "broader"
+
     def __init__(self, shape: Shape, analyzer: NormalisedEntropy) -> None:
         super().__init__(shape, name=analyzer.name, unit="share of log(visible keys)", value_range=(0.0, 1.0))
         self.broad = analyzer.broad
@@ -94,7 +96,7 @@ class _NormalisedEntropy(HeadMeanReader):
     def result(self, provenance: Provenance, tokens: list[str]) -> HeadScores:
         scores = super().result(provenance, tokens)
         labels = tuple(tuple("broad" if value > self.broad else "" for value in row) for row in scores.scores.tolist())
-        return replace(scores, labels={"breadth": labels}, higher_is="broader")
+        return replace(scores, labels={"breadth": labels})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,8 @@ class MeanDistance(Analyzer):
 
 
 class _MeanDistance(HeadMeanReader):
+    higher_is = "farther"
+
     def __init__(self, shape: Shape, analyzer: MeanDistance) -> None:
         super().__init__(shape, name=analyzer.name, unit="tokens", value_range=None)
         self.analyzer = analyzer
@@ -166,6 +170,8 @@ class LocalMass(Analyzer):
 
 
 class _LocalMass(HeadMeanReader):
+    higher_is = "more local"
+
     def __init__(self, shape: Shape, analyzer: LocalMass) -> None:
         super().__init__(shape, name=analyzer.name, unit="attention mass", value_range=(0.0, 1.0))
         self.window = analyzer.window

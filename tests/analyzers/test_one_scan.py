@@ -15,7 +15,7 @@ from interp.analyzers.analyzer import Shape
 from interp.analyzers.received import OneTextReader
 from interp.analyzers.sinks import SinkTokens
 from interp.model.model import Model
-from interp.results import TokenMap
+from interp.results import HeadScores, TokenMap
 
 OF_PICTURES = ("visual-sinks", "patch-distance")
 SHAPE = Shape(n_layers=5, n_heads=8, kind="self")
@@ -62,3 +62,11 @@ def test_sink_tokens_of_every_key_by_a_loop(model: Model, epsilon: float) -> Non
             expected = sum(heads) / 8 if n - key >= 16 else torch.nan
             assert float(found.values[layer, key]) == pytest.approx(expected, nan_ok=True), (layer, key)
     assert float(found.values.nansum()) > 0
+
+
+def test_pages_say_what_a_higher_score_means() -> None:
+    found = interp.scan("mini", STORY, ["entropy", "mean-distance", "local-mass", "first-token"])
+    meanings = {name: scores.higher_is for name, scores in found.items() if isinstance(scores, HeadScores)}
+    assert meanings == {
+        "entropy": "broader", "mean-distance": "farther", "local-mass": "more local", "first-token": "stronger"
+    }  # fmt: skip
