@@ -55,6 +55,8 @@ def agreement(
         )
     values = list(scores.values())
     n_heads = int((~torch.stack(values).isnan()).all(0).sum())
+    if n_heads < 2:
+        raise InputError(f"{n_heads} heads were measured by all of {', '.join(scores)}; expected at least two.")
     k = max(1, round(0.1 * n_heads)) if k is None else k
     if not 1 <= k < n_heads:
         raise InputError(f"k={k} of {n_heads} heads measured by every method; expected 1 to {n_heads - 1}.")

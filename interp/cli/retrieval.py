@@ -117,7 +117,7 @@ def retrieval(
             seed=seed,
             progress=notices.progress,
         )
-    ranked = rankings(found)
+    ranked = {name: values for name, values in rankings(found).items() if not bool(values.isnan().all())}
     agreed = agreement(ranked, provenance=found[methods[0]].provenance, k=overlap) if len(ranked) > 1 else None
     if save is not None:
         for name, scores in found.items():
@@ -175,7 +175,8 @@ def _frame(found: dict[str, HeadScores]) -> pd.DataFrame:
     first, *_ = found.values()
     parts = [first.to_frame()[["layer", "head", "label"]]]
     for name, scores in found.items():
-        own = scores.to_frame().drop(columns=["layer", "head", "label", "chance"]).dropna(axis="columns", how="all")
+        own = scores.to_frame().drop(columns=["layer", "head", "label", "chance"])
+        own = own.loc[:, own.notna().any() | (own.columns == "score")]
         parts.append(
             own.rename(columns={column: f"{name} {column}" for column in own}).rename(columns={f"{name} score": name})
         )
@@ -185,9 +186,12 @@ def _frame(found: dict[str, HeadScores]) -> pd.DataFrame:
 
 def _page(found: dict[str, HeadScores], top: int, agreed: Agreement | None) -> Page:
     from interp.report import Page, head_grids
+    from interp.tables import number
 
     first, *_ = found.values()
     blocks: list[Any] = [_table(found, top)]
+    if nothing := [name for name, scores in found.items() if len(scores.unmeasured) == len(scores.heads)]:
+        blocks.append(f"not measured on these prompts, which may be too short for it: {', '.join(nothing)}")
     if "needle" in found:
         instances = found["needle"].notes["instances"]
         answered = sum(instance["answered"] for instance in instances)
@@ -195,7 +199,7 @@ def _page(found: dict[str, HeadScores], top: int, agreed: Agreement | None) -> P
         blocks.append(f"needles: {len(instances)} prompts, {answered} answered by the model, {counted} counted")
     if agreed is not None:
         blocks += [
-            f"{pair['method']} and {pair['other']}: rank correlation {pair['spearman']:+z.2f} (chance 0 +- "
+            f"{pair['method']} and {pair['other']}: rank correlation {number(pair['spearman'], '+z.2f')} (chance 0 +- "
             f"{pair['spearman chance sd']:.2f}), overlap of the top {pair['k']} {pair['jaccard']:.2f} "
             f"(chance {pair['jaccard chance']:.2f})"
             for pair in agreed.to_frame().to_dict("records")

@@ -97,5 +97,7 @@ def test_agreement_of_rankings(provenance: Provenance, tmp_path: Path) -> None:
 def test_agreement_refuses_what_cannot_be_compared(provenance: Provenance) -> None:
     with pytest.raises(InputError, match="at least two methods"):
         agreement({"a": torch.rand(1, 2)}, provenance=provenance)
+    with pytest.raises(InputError, match="0 heads were measured by all of a, b; expected at least two"):
+        agreement({"a": torch.rand(1, 4), "b": torch.full((1, 4), torch.nan)}, provenance=provenance)
     with pytest.raises(InputError, match="k=4 of 4 heads"):
         agreement({"a": torch.rand(1, 4), "b": torch.rand(1, 4)}, provenance=provenance, k=4)

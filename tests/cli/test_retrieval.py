@@ -26,6 +26,18 @@ def test_the_table_puts_the_retrieval_head_first(command: Command, circuit_direc
     assert max(map(len, out.splitlines())) <= 120
 
 
+def test_a_method_that_measures_nothing_takes_no_part_in_the_agreement(
+    command: Command, circuit_directory: Path
+) -> None:
+    """No prompt of 60 tokens has one beyond four sinks and 64 recent tokens."""
+    code, out, err = command("retrieval", "--model", circuit_directory, *OPTIONS, "--method", "distant-mass")
+    assert (code, err) == (0, "")
+    assert "not measured on these prompts, which may be too short for it: distant-mass" in " ".join(out.split())
+    assert "needle and razor: rank correlation" in out and "and distant-mass" not in out
+    row = next(line.split() for line in out.splitlines() if line.split()[:1] == ["L1H1"])
+    assert row[3] == "–" and "nan" not in out
+
+
 def test_json_csv_and_saved_results_agree(command: Command, circuit_directory: Path, tmp_path: Path) -> None:
     csv, saved = tmp_path / "heads.csv", tmp_path / "saved"
     targets = ("--json", "-", "--csv", csv, "--save", saved)
