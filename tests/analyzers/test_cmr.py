@@ -16,6 +16,7 @@ from interp.model.model import Model
 from interp.provenance import Provenance
 from interp.results import HeadScores
 from interp.stimuli import repeated_tokens
+from tests.architectures import GROUPED, decoder, randomised
 from tests.hand_weighted import induction_model, letters_tokenizer
 from tests.tiny_models import tiny_llama
 
@@ -135,6 +136,19 @@ def test_first_occurrences_by_hand() -> None:
     assert _first_occurrences(Stream(tokens=tokens, valid=None, past=0))[0].tolist() == [
         True, False, True, False, False, True, False,
     ]  # fmt: skip
+
+
+def test_a_window_longer_than_the_block_is_read_at_its_keys() -> None:
+    """Thirty tokens are seen: the later queries see the earlier copy of their token, and not the first token."""
+    sizes = {**GROUPED, "max_position_embeddings": 64}
+    model = interp.load(randomised(decoder("Mistral", sizes, sliding_window=30)))
+    block = torch.randperm(50, generator=torch.Generator().manual_seed(0))[:20] + 4
+    tokens = torch.cat([torch.tensor([1]), block, block])[None]
+    small, whole = (interp.scan(model, tokens, ["cmr"], block_bytes=size)["cmr"] for size in (3000, 10**6))
+    assert isinstance(small, HeadScores) and isinstance(whole, HeadScores)
+    assert float(whole.columns["lag +1"].min()) > 0
+    for name in (f"lag {lag:+d}" for lag in LAGS.tolist()):
+        torch.testing.assert_close(small.columns[name], whole.columns[name], atol=1e-6, rtol=0)
 
 
 def test_cached_decoding_knows_what_came_before() -> None:

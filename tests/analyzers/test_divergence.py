@@ -83,6 +83,13 @@ def slow(model: Model, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([divergence(head, maps) for head in maps]), divergence(maps, uniform)
 
 
+def test_rows_of_a_sliding_window_are_put_at_their_keys() -> None:
+    model, tokens = loaded("mistral"), torch.arange(4, 16)[None]
+    few, all_rows = (head_distances(model, tokens, max_bytes=size) for size in (2000, 2**26))
+    torch.testing.assert_close(few.divergence, all_rows.divergence, atol=1e-6, rtol=0)
+    torch.testing.assert_close(few.to_uniform, all_rows.to_uniform, atol=1e-6, rtol=0)
+
+
 def test_the_mass_of_a_sink_logit_is_one_more_key() -> None:
     """Sliding windows in the first layer of two, and rows that sum to less than 1."""
     gpt_oss, tokens = loaded("gpt_oss"), torch.arange(4, 16)[None]

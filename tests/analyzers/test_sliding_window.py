@@ -12,6 +12,8 @@ from interp.analyzers.analyzer import Shape
 from interp.analyzers.distant_mass import DistantMass
 from interp.analyzers.matching import DuplicateToken, Induction
 from interp.analyzers.positional import FirstTokenMass, PreviousToken
+from interp.analyzers.received import OneTextReader
+from interp.analyzers.rhythm import FutureInfluence
 from interp.analyzers.shape import DelimiterMass, LocalMass
 from interp.analyzers.targets import Normalisation
 from interp.attention.kernel import MASKED
@@ -20,6 +22,7 @@ from interp.interventions.uniform_attention import UniformAttention
 from interp.model.model import Model
 from interp.provenance import Provenance
 from interp.results import HeadScores
+from tests.analyzers.test_invariance import SHAPE, TEXT_ANALYZERS, same
 from tests.architectures import ARCHITECTURES
 
 WINDOW = 5
@@ -87,6 +90,20 @@ def test_copies_beyond_the_window_are_no_targets(
     maps = zip(texts(), eager_maps(name), strict=True)
     expected = torch.stack([by_pairs(name, ids, text, shift, normalisation) for ids, text in maps]).nanmean(0)
     torch.testing.assert_close(found.scores, expected, atol=1e-6, rtol=0)
+
+
+# By default it asks for queries that are farther off than the window.
+NEAR = FutureInfluence(nearest=1, farthest=3)
+NEAR_AND_OTHERS = [NEAR if analyzer.name == NEAR.name else analyzer for analyzer in TEXT_ANALYZERS]
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma2"])
+@pytest.mark.parametrize("analyzer", NEAR_AND_OTHERS, ids=lambda analyzer: analyzer.name)
+def test_blocks_of_keys_that_begin_behind_the_first_token_change_nothing(analyzer: Analyzer, name: str) -> None:
+    model, one_text = windowed(name), isinstance(analyzer.reader(SHAPE), OneTextReader)
+    data = model.pad(texts()[:1] if one_text else texts())
+    small, whole = (interp.scan(model, data, [analyzer], block_bytes=size)[analyzer.name] for size in (3000, 10**6))
+    same(small, whole, 1e-6 if one_text else 1e-12)
 
 
 def test_a_window_that_hides_the_first_token_leaves_it_no_chance() -> None:

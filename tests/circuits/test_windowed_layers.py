@@ -1,5 +1,7 @@
 """Studies of a model whose layers see differently far measure every head against the chance level of its own layer."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from pytest import MonkeyPatch
@@ -10,13 +12,19 @@ from circuits.catalogue import catalogue
 from circuits.effects import HeadEffects
 from circuits.emergence import measure_emergence
 from circuits.head_evidence import EvidenceTable
-from circuits.retrieval import needle, needle_heads, random_needle_prompts, razor_heads
+from circuits.key_attention import key_attention, key_pairs
+from circuits.retrieval import QRExample, needle, needle_heads, qr_heads, random_needle_prompts, razor_heads
 from circuits.retrieval.needle import Scoring
 from circuits.study import Study
+from interp.analyzers.conllu import parse_conllu
+from interp.analyzers.copying import copying_from_logits
+from interp.analyzers.syntactic import syntactic_heads
+from interp.analyzers.topology import Topology, topological_features
 from interp.comparison import compare_models
 from interp.model.model import Model
 from interp.results import HeadScores
 from interp.stimuli import repeated_tokens
+from tests.architectures import ARCHITECTURES, GROUPED, decoder, randomised
 from tests.tiny_models import tiny_windowed
 
 
@@ -78,6 +86,68 @@ def test_needles_beyond_the_window_have_no_chance(model: Model, scoring: Scoring
         expected = sum(1 / (60 + step) for step in range(5)) / 5
         assert found.chances[1].tolist() == pytest.approx([expected] * 4)
         assert found.notes["chance soft"] == pytest.approx(expected / 2)
+
+
+def test_needles_within_the_window_equal_full_maps(word_tokenizer: PreTrainedTokenizerBase) -> None:
+    """Only the rows of the answer are computed, over keys of which the first is not the first token."""
+    sizes = {**GROUPED, "vocab_size": len(word_tokenizer), "max_position_embeddings": 128}
+    model = interp.load(randomised(decoder("Mistral", sizes, sliding_window=30)), word_tokenizer)
+    prompts = random_needle_prompts(model, lengths=[60], depths=[0.7, 0.9], n_needles=2, cue=3, answer=5)
+    found = needle_heads(model, prompts, progress=False)
+    recall, soft = [], []
+    for prompt in prompts:
+        maps = interp.capture_patterns(model, prompt.tokens).patterns
+        rows = torch.cat([maps[0], maps[1]])[:, :, prompt.answer_start - 1 : -1].double()
+        place = torch.arange(*prompt.needle)  # every answer token stands in the needle once
+        recall.append((rows.argmax(-1) == place).double().mean(-1))
+        soft.append(rows[..., torch.arange(5), place].mean(-1))
+    torch.testing.assert_close(found.scores, torch.stack(recall).mean(0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.columns["soft"], torch.stack(soft).mean(0), atol=1e-6, rtol=0)
+    assert float(found.columns["soft"].min()) > 0
+
+
+SENTENCES = "\n\n".join(
+    "\n".join(f"{row}\t{word}\t_\t_\t_\t_\t{head}\tdep\t_\t_" for row, (word, head) in enumerate(words, 1))
+    for words in (
+        [("Then", 2), ("Mary", 3), ("gave", 0), ("a", 5), ("ring", 3), ("to", 7), ("John", 3), ("and", 9), ("went", 3)],
+        [("John", 2), ("went", 0), ("to", 5), ("the", 5), ("store", 2), ("and", 7), ("gave", 2), ("a", 9), ("ring", 7)],
+    )
+)
+
+
+def _topology(model: Model) -> torch.Tensor:
+    return topological_features(model, torch.arange(4, 24)[None], Topology(thresholds=(0.1,))).values
+
+
+def _syntax(model: Model) -> torch.Tensor:
+    columns = syntactic_heads(model, parse_conllu(SENTENCES), progress=False).columns
+    return torch.stack([columns[name] for name in sorted(columns)])
+
+
+def _question(model: Model) -> torch.Tensor:
+    example = QRExample(documents=("Mary gave a ring.", "John went to the store."), query="Who went?", gold=(1,))
+    return qr_heads(model, [example], progress=False).scores
+
+
+def _keys(model: Model) -> torch.Tensor:
+    study = Study.of(model, "ioi", n_prompts=4, seed=0, top=None, batch_size=4, progress=False)
+    found = key_attention(model, study.task, study.prompts, key_pairs(study.task, study.prompts))
+    return torch.stack([found[label] for label in sorted(found)])
+
+
+def _copying(_: Model) -> torch.Tensor:
+    mistral = next(row for row in ARCHITECTURES if row.name == "mistral")
+    return copying_from_logits(interp.load(mistral.build())).scores
+
+
+@pytest.mark.parametrize("measure", [_topology, _syntax, _question, _keys, _copying])
+def test_rows_read_in_parts_are_put_at_their_keys(
+    model: Model, measure: Callable[[Model], torch.Tensor], monkeypatch: MonkeyPatch
+) -> None:
+    """In parts of three rows, keys of the first layer begin behind the first token."""
+    whole = measure(model)
+    monkeypatch.setattr("interp.attention.kernel.MAX_BLOCK_QUERIES", 3)
+    torch.testing.assert_close(measure(model), whole, atol=1e-6, rtol=0, equal_nan=True)
 
 
 def test_evidence_on_heads(model: Model) -> None:
