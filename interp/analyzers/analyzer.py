@@ -83,6 +83,16 @@ class Analyzer(ABC):
         """A reader with nothing read yet."""
 
 
+def refuse_cross(kind: str) -> None:
+    """Distances, and copies of a token, need queries and keys of one text.
+
+    Raises:
+        InputError: it is cross attention.
+    """
+    if kind == "cross":
+        raise InputError("Cross attention joins two texts, which have no distances. Scan another kind of attention.")
+
+
 def chance_of_layers(by_layer: Float[Tensor, " layer"], n_heads: int) -> float | Float[Tensor, "layer head"]:
     """Chance levels of layers as those of heads; one number where all layers see alike, as without sliding windows.
 

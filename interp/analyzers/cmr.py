@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.analyzers.analyzer import TEXT, Analyzer, AnalyzerReader, Shape
+from interp.analyzers.analyzer import TEXT, Analyzer, AnalyzerReader, Shape, refuse_cross
 from interp.analyzers.cmr_model import SELECTED_LAG, CmrGrid, cmr_grid
 from interp.analyzers.matching import EqualPairs, pairs_of
 from interp.attention.rows import AttentionRows, Stream
@@ -113,7 +113,7 @@ class CmrDistance(Analyzer):
     """
 
     name: ClassVar[str] = "cmr"
-    reads: ClassVar[frozenset[str]] = TEXT
+    reads: ClassVar[frozenset[str]] = TEXT - {"cross"}
     seed: int = 0
 
     def reader(self, shape: Shape) -> AnalyzerReader:
@@ -124,6 +124,7 @@ class _LagCurves(AnalyzerReader):
     """Averages attention by lag: over the queries of each example, then over examples."""
 
     def __init__(self, shape: Shape, seed: int) -> None:
+        refuse_cross(shape.kind)
         self.kinds = frozenset({shape.kind})
         self.shape, self.seed = shape, seed
         self._curves: list[Float[Tensor, "example layer head lag"]] = []

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.analyzers.analyzer import TEXT, Analyzer, AnalyzerReader, HeadMeanReader, Shape
+from interp.analyzers.analyzer import TEXT, Analyzer, AnalyzerReader, HeadMeanReader, Shape, refuse_cross
 from interp.attention.rows import AttentionRows
 from interp.errors import InputError
 from interp.head_scores import HeadScores
@@ -37,6 +37,7 @@ def local_keys(
 
 def far_keys(rows: AttentionRows, *, sink: int, recent: int) -> Bool[Tensor, "batch query key"]:
     """The visible keys of a block that are neither sinks nor recent."""
+    refuse_cross(rows.kind)
     local = local_keys(rows.queries, rows.keys, sink=sink, recent=recent, first=rows.first_key)
     return rows.visible & ~local
 
@@ -74,7 +75,7 @@ class DistantMass(Analyzer):
     """
 
     name: ClassVar[str] = "distant-mass"
-    reads: ClassVar[frozenset[str]] = TEXT
+    reads: ClassVar[frozenset[str]] = TEXT - {"cross"}
     least: ClassVar[Mapping[str, float]] = {"threshold": 0, "share": 0}
     sink: int = 4
     recent: int = 64

@@ -70,7 +70,7 @@ class LocalHeads(Analyzer):
     """
 
     name: ClassVar[str] = "local-heads"
-    reads: ClassVar[frozenset[str]] = TEXT
+    reads: ClassVar[frozenset[str]] = TEXT - {"cross"}
     sink: int = 16
     recent: int = 128
     tau: float = 0.95

@@ -101,7 +101,7 @@ class DuplicateToken(TargetAnalyzer):
     """
 
     name: ClassVar[str] = "duplicate-token"
-    reads: ClassVar[frozenset[str]] = TEXT
+    reads: ClassVar[frozenset[str]] = TEXT - {"cross"}
 
     def reader(self, shape: Shape) -> AnalyzerReader:
         return _Matching(shape, self)
@@ -122,7 +122,7 @@ class Induction(TargetAnalyzer):
     """
 
     name: ClassVar[str] = "induction"
-    reads: ClassVar[frozenset[str]] = TEXT
+    reads: ClassVar[frozenset[str]] = TEXT - {"cross"}
 
     def reader(self, shape: Shape) -> AnalyzerReader:
         return _Matching(shape, self, shift=1)

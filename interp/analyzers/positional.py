@@ -8,7 +8,7 @@ from typing import ClassVar
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.analyzers.analyzer import Analyzer, AnalyzerReader, HeadMeanReader, Shape
+from interp.analyzers.analyzer import KINDS, Analyzer, AnalyzerReader, HeadMeanReader, Shape
 from interp.analyzers.targets import TargetAnalyzer, TargetReader
 from interp.attention.rows import AttentionRows
 
@@ -75,6 +75,7 @@ class PreviousToken(TargetAnalyzer):
     """
 
     name: ClassVar[str] = "previous-token"
+    reads: ClassVar[frozenset[str]] = KINDS - {"cross"}
 
     def reader(self, shape: Shape) -> AnalyzerReader:
         return _PreviousToken(shape, self)

@@ -90,7 +90,7 @@ class WindowedDistance(Analyzer):
     """
 
     name: ClassVar[str] = "windowed-distance"
-    reads: ClassVar[frozenset[str]] = TEXT
+    reads: ClassVar[frozenset[str]] = TEXT - {"cross"}
     least: ClassVar[Mapping[str, float]] = {"window": 1}
     window: int = 10
 
@@ -127,7 +127,7 @@ class FutureInfluence(Analyzer):
     """
 
     name: ClassVar[str] = "future-influence"
-    reads: ClassVar[frozenset[str]] = TEXT
+    reads: ClassVar[frozenset[str]] = TEXT - {"cross"}
     least: ClassVar[Mapping[str, float]] = {"nearest": 0, "farthest": 0, "first_query": 0}
     nearest: int = 10
     farthest: int = 50

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.analyzers.analyzer import TEXT, Analyzer, AnalyzerReader, HeadMeanReader, Shape
+from interp.analyzers.analyzer import KINDS, TEXT, Analyzer, AnalyzerReader, HeadMeanReader, Shape, refuse_cross
 from interp.analyzers.positional import mass_at
 from interp.attention.rows import AttentionRows
 from interp.errors import InputError
@@ -31,12 +31,6 @@ def offsets(rows: AttentionRows) -> Int[Tensor, "query key"]:
     """Key position minus query position."""
     refuse_cross(rows.kind)
     return rows.keys - rows.queries[:, None]
-
-
-def refuse_cross(kind: str) -> None:
-    """Distances need queries and keys of one text."""
-    if kind == "cross":
-        raise InputError("Cross attention joins two texts, which have no distances. Scan another kind of attention.")
 
 
 def weighted_mass(
@@ -114,6 +108,7 @@ class MeanDistance(Analyzer):
     """
 
     name: ClassVar[str] = "mean-distance"
+    reads: ClassVar[frozenset[str]] = KINDS - {"cross"}
     least: ClassVar[Mapping[str, float]] = {"first_query": 0}
     skip_first: bool = False
     first_query: int = 0
@@ -162,6 +157,7 @@ class LocalMass(Analyzer):
     """
 
     name: ClassVar[str] = "local-mass"
+    reads: ClassVar[frozenset[str]] = KINDS - {"cross"}
     least: ClassVar[Mapping[str, float]] = {"window": 1}
     window: int = 10
 
@@ -198,6 +194,7 @@ class DiagonalOffset(Analyzer):
     """
 
     name: ClassVar[str] = "diagonal-offset"
+    reads: ClassVar[frozenset[str]] = KINDS - {"cross"}
     least: ClassVar[Mapping[str, float]] = {"reach": 0}
     reach: int = 8
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.analyzers.analyzer import Analyzer, HeadMeanReader, Shape
+from interp.analyzers.analyzer import Analyzer, HeadMeanReader, Shape, refuse_cross
 from interp.attention.rows import AttentionRows
 from interp.errors import InputError
 
@@ -58,6 +58,7 @@ class TargetReader(HeadMeanReader):
     """Sums attention to targets in the normalisation of its analyzer. Subclasses call `add_targets`."""
 
     def __init__(self, shape: Shape, analyzer: TargetAnalyzer) -> None:
+        refuse_cross(shape.kind)
         super().__init__(shape, name=analyzer.name, unit=analyzer.unit, value_range=(0.0, 1.0))
         self.analyzer = analyzer
 

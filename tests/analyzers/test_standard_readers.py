@@ -254,6 +254,18 @@ def test_patches_of_an_image_are_no_copies_of_each_other() -> None:
         torch.testing.assert_close(scores.scores.float(), torch.stack(pairs).mean(0), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "name", ["previous-token", "duplicate-token", "induction", "cmr", "distant-mass", "local-heads", "mean-distance"]
+)
+def test_what_compares_positions_reads_no_cross_attention(name: str) -> None:
+    """The positions of a decoder's queries say nothing of those of its encoder's keys."""
+    t5, tokens = loaded("t5"), torch.arange(4, 10)[None]
+    with pytest.raises(InputError, match="Cross attention joins two texts, which have no distances"):
+        reader = analyzer_named(name).reader(Shape(n_layers=2, n_heads=4, kind="cross"))
+        with interp.watch(t5, reader):
+            t5.hf(input_ids=tokens, decoder_input_ids=tokens)
+
+
 def test_equal_tokens_of_embeddings_are_not_known(model: interp.Model) -> None:
     reader = analyzer_named("induction").reader(Shape(n_layers=5, n_heads=8, kind="self"))
     embeddings = model.hf.get_input_embeddings()(model.to_tokens(STORY[2]))
