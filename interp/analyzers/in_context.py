@@ -126,9 +126,7 @@ def in_context_heads(
     )
 
 
-def _documents(
-    model: Model, data: Inputs, early: int, late: int, batch_size: int
-) -> Int[Tensor, "document position"]:
+def _documents(model: Model, data: Inputs, early: int, late: int, batch_size: int) -> Int[Tensor, "document position"]:
     """The first ``late + 2`` tokens of every document, where all can be measured."""
     if not model.predicts_next_token:
         raise InputError(f"{model.name} does not predict the next token of a text. Use a decoder-only model.")

@@ -77,7 +77,7 @@ def test_another_grid(command: Command, line: tuple[object, ...]) -> None:
 @pytest.mark.parametrize(
     ("further", "said"),
     [
-        (("--analyzers", "induction"), "induction reads cross, encoder, self attention, not vision attention. Choose "
+        (("--analyzers", "induction"), "induction reads encoder, self attention, not vision attention. Choose "
          "another kind, or from first-token, previous-token, entropy"),
         (("--analyzers", "patch-distance", "--prompt", "red"), "patch-distance reads vision attention, not self"),
         (("--task", "ioi"), "Give one of --text FILE, --dataset NAME, --task NAME and --image FILE."),
