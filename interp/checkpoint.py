@@ -18,7 +18,8 @@ from interp.errors import InputError, ResultFormatError
 from interp.storage import replace_file
 
 FILE = "scan.safetensors"
-SECONDS = 30.0
+SHARE = 0.05
+"""Of the time of a scan that saving it may take."""
 
 
 class Checkpoint:
@@ -42,7 +43,7 @@ class Checkpoint:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._unwritable(error) from error
-        self._saved_at = time.monotonic()
+        self._saved_at, self._took = time.monotonic(), 0.0
 
     def resume(self) -> int:
         """Bring the readers to where the scan was left, and say how many examples they have read; 0 for a new scan.
@@ -71,8 +72,9 @@ class Checkpoint:
             ) from error
 
     def keep(self, n_examples: int, *, last: bool = False) -> None:
-        """Save the readers after so many examples, unless they were saved less than half a minute ago."""
-        if not last and time.monotonic() - self._saved_at < SECONDS:
+        """Save the readers after so many examples, unless that would take more than its `SHARE` of the time."""
+        began = time.monotonic()
+        if not last and (began - self._saved_at) * SHARE < self._took:
             return
         tensors: dict[str, Tensor] = {}
         packed = {name: pack_reader(reader, tensors) for name, reader in self.readers.items()}
@@ -82,6 +84,7 @@ class Checkpoint:
         except OSError as error:
             raise self._unwritable(error) from error
         self._saved_at = time.monotonic()
+        self._took = self._saved_at - began
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"The scan cannot be saved to {self.path.parent} ({error.strerror}). Choose another path.")

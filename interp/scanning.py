@@ -55,8 +55,8 @@ def scan(
         prepend_bos: for texts; None for the tokenizer's own habit.
         seed: the seed the data was made with, for the record.
         progress: a bar on stderr; None shows it on a terminal only.
-        checkpoint: directory that keeps what was read, every half minute; the same scan with the same directory goes
-            on from there, and another scan is refused.
+        checkpoint: directory that keeps what was read, so often that it takes a twentieth of the time; the same scan
+            with the same directory goes on from there, and another scan is refused.
         images: what the model's processor makes of the images in the data, such as ``pixel_values``, for data given as
             token ids with the image tokens in them: one mapping per batch, or a single one for data of one batch.
             `interp.pictures.picture_prompts` gives both for pictures in files, with ``batch_size=1``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ def test_pictures_one_by_one_have_the_scores_of_all_at_once(model: Model, pictur
 def test_a_scan_of_pictures_goes_on(
     model: Model, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint_module, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint_module, "SHARE", math.inf)
     data, images = picture_prompts(model, pictures)
     names = ["patch-distance", "entropy"]
 

@@ -1,7 +1,9 @@
 """A scan that stops goes on, and gives the numbers of one that did not."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,7 +49,7 @@ def stops(model: interp.Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[list
         if passes in at:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint_module, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint_module, "SHARE", math.inf)
     handle = model.hf.register_forward_pre_hook(interrupt)
     yield at
     handle.remove()
@@ -58,6 +60,28 @@ def same(left: HeadScores | TokenMap, right: HeadScores | TokenMap) -> None:
     assert list(frames[0]) == list(frames[1])
     first, second = (torch.tensor(frame.to_numpy(dtype=float)) for frame in frames)
     torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-6, equal_nan=True)
+
+
+def test_saving_takes_its_share_of_the_time(
+    model: interp.Model, data: TokenBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock of ours on which a save takes one second: after the first batch, and then every twenty seconds."""
+    now = 0.0
+    saved: list[float] = []
+
+    def replace_file(*_: Any) -> None:
+        nonlocal now
+        saved.append(now)
+        now += 1
+
+    monkeypatch.setattr(checkpoint_module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(checkpoint_module, "replace_file", replace_file)
+    kept = checkpoint_module.Checkpoint(tmp_path, {}, {})
+    for n_examples in range(9):
+        now += 6
+        kept.keep(n_examples)
+    kept.keep(9, last=True)
+    assert saved == [6, 31, 56, 57]
 
 
 def test_an_interrupted_scan_goes_on_with_another_batch_size(

@@ -1,6 +1,7 @@
 """`interp scan`: sources, formats, and going on."""
 
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -152,7 +153,7 @@ def test_a_map_of_one_text_shows_its_tokens_without_their_terminal_codes(
 def test_an_interrupted_command_goes_on(
     command: Command, stories260k: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint_module, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint_module, "SHARE", math.inf)
     passes: list[int] = []
 
     def forward_inputs(model: Model, batch: object, whole: object = Model.forward_inputs) -> object:
