@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import plotly.colors
 from jaxtyping import Float
@@ -24,6 +24,7 @@ MOST_CELLS = 10_000
 """Cells of all grids of a page together, and of one of them: more make a page that no browser likes."""
 MOST_TOKENS = 128
 PALETTE, RAMP_STEP = 257, 32
+Result = TypeVar("Result", HeadScores, HeadPairs)
 
 
 class _Colours:
@@ -99,15 +100,7 @@ def head_grid(scores: HeadScores) -> Grid:
 
 def head_grids(results: Iterable[HeadScores]) -> Iterator[Grid | str]:
     """The grids of several results, as many as a page can hold; a sentence says what was left out."""
-    room, left_out = MOST_CELLS, list[str]()
-    for scores in results:
-        room -= scores.scores.numel()
-        if room < 0:
-            left_out.append(scores.name)
-        else:
-            yield head_grid(scores)
-    if left_out:
-        yield f"Not drawn, as a page holds {MOST_CELLS:,} cells: {', '.join(left_out)}."
+    return _grids(results, lambda scores: scores.scores.numel(), head_grid, "Not drawn")
 
 
 def distance_grid(found: HeadDistances, order: Sequence[int], groups: Sequence[str]) -> Grid | str:
@@ -130,15 +123,22 @@ def distance_grid(found: HeadDistances, order: Sequence[int], groups: Sequence[s
 
 def pair_grids(results: Iterable[HeadPairs]) -> Iterator[Grid | str]:
     """Sources from top to bottom, destinations from left to right; as many results as a page can hold."""
+    return _grids(results, lambda found: int((~found.scores.isnan()).sum()), _pair_grid, "Pairs not drawn")
+
+
+def _grids(
+    results: Iterable[Result], n_cells: Callable[[Result], int], draw: Callable[[Result], Grid], missing: str
+) -> Iterator[Grid | str]:
+    """As many grids as a page can hold, then a sentence that begins with `missing` and names the others."""
     room, left_out = MOST_CELLS, list[str]()
     for found in results:
-        room -= int((~found.scores.isnan()).sum())
+        room -= n_cells(found)
         if room < 0:
             left_out.append(found.name)
         else:
-            yield _pair_grid(found)
+            yield draw(found)
     if left_out:
-        yield f"Pairs not drawn, as a page holds {MOST_CELLS:,} cells: {', '.join(left_out)}."
+        yield f"{missing}, as a page holds {MOST_CELLS:,} cells: {', '.join(left_out)}."
 
 
 def _pair_grid(found: HeadPairs) -> Grid:
