@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import Line, ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
+from interp.cli.options import (
+    Line,
+    ModelOption,
+    Notices,
+    Placement,
+    SeedOption,
+    names_in,
+    save_option,
+    with_option_groups,
+)
 from interp.cli.outputs import Outputs
 from interp.cli.sources import ColumnOption, file_texts
 
@@ -62,7 +71,7 @@ def catalogue(
         found = run(
             placement.load(model),
             None if not text else chain.from_iterable(file_texts(path, column=column) for path in text),
-            types=None if types is None else [name.strip() for name in types.split(",")],
+            types=None if types is None else names_in(types),
             thresholds=dict(map(_threshold, threshold or ())),
             n=n, length=length, batch_size=batch_size, seed=seed, progress=notices.progress,
         )  # fmt: skip

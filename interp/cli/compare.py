@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import Line, Notices, Placement, SeedOption, save_option, with_option_groups
+from interp.cli.options import Line, Notices, Placement, SeedOption, names_in, save_option, with_option_groups
 from interp.cli.outputs import Outputs
 from interp.cli.sources import ColumnOption, file_texts
 
@@ -60,7 +60,7 @@ def compare(
     with notices.shown():
         first, second = (placement.load(name) for name in (model_a, model_b))
         data = None if text is None else sequences(first, file_texts(text, column=column), n=n, length=length)
-        names = DEFAULT_ANALYZERS if analyzers is None else [name.strip() for name in analyzers.split(",")]
+        names = DEFAULT_ANALYZERS if analyzers is None else names_in(analyzers)
         results = compare_models(first, second, data, names, seed=seed, progress=notices.progress)
     if save is not None:
         for name, scores in results.items():

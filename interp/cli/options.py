@@ -132,6 +132,11 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def names_in(text: str) -> list[str]:
+    """Names with commas between, as --analyzers and --types take them."""
+    return [name.strip() for name in text.split(",")]
+
+
 def write_text(text: str, target: str) -> None:
     """Write to a file, or to standard output for `-`.
 

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.options import Line, ModelOption, Notices, Placement, SeedOption, save_option, with_option_groups
+from interp.cli.options import (
+    Line,
+    ModelOption,
+    Notices,
+    Placement,
+    SeedOption,
+    names_in,
+    save_option,
+    with_option_groups,
+)
 from interp.cli.outputs import Outputs
 from interp.cli.parameters import SetOption, with_parameters
 from interp.cli.sources import Documents, ImageOption, LengthOption, TaskOption
@@ -85,7 +94,7 @@ def scan(
         raise InputError("--prompt is the text around a picture. Give --image FILE too, or a text by --text FILE.")
     kind = kind or ("vision" if image and prompt is None else None)
     names = analyzers or (STANDARD_VISION if kind == "vision" else STANDARD)
-    of_data, of_model = _by_what_they_read([name.strip() for name in names.split(",")])
+    of_data, of_model = _by_what_they_read(names_in(names))
     if not of_data:
         sources = ("text", "dataset", "task", "image", "kind")
         line.refuse("for scores from the weights alone", *sources, "parameters", "n", "length", "batch_size")
