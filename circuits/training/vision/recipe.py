@@ -74,7 +74,7 @@ class SceneRecipe:
     """Few things and questions alone come first: these bind a word to a place, which is what takes longest.
     Positions take longer still; the last stages weigh them more, and come closer to the scenes that are measured.
     At the very end one picture of a step is hidden, so that a blank one is answered with what is likely: 300 steps are
-    enough, while hiding one in the last 1,900 steps left position at 0.79."""
+    enough, while hiding one in the last 1,900 steps left position at 0.79 (a trial that was not kept)."""
     batch: int = 16
     weight_decay: float = 0.05
     d_vision: int = 96
